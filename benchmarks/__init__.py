@@ -1,0 +1,1 @@
+"""Our speed beside what a user would otherwise run: `python -m benchmarks`."""

@@ -1,0 +1,125 @@
+"""`replay`: make recorded runs again and compare, so that drift is caught before a reader meets it."""
+
+import importlib
+import math
+import pkgutil
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from ntf_utils import papers
+from ntf_utils.refusal import Refusal, nearest
+from ntf_utils.runs import Commit, Config, Experiment, Record, Store, key_of, make_record, registry
+
+
+def replay(
+    budget: Annotated[float, typer.Option(help="Seconds to spend, by the recorded durations.")] = 120,
+    experiment: Annotated[str | None, typer.Option(help="Only the records of this experiment.")] = None,
+) -> None:
+    """Re-run the cheapest records, at least one an experiment where the budget allows, and compare.
+
+    Exit status 1 where a number lies outside the experiment's tolerance.
+    """
+    _import_papers()
+    if experiment and experiment not in registry:
+        raise Refusal(f"no experiment {experiment!r}: {nearest(experiment, registry)}")
+    candidates = []
+    for record in Store().records(experiment):
+        obstacle = _obstacle(record)
+        if obstacle:
+            print(f"stale    {record.experiment} {record.key}: {obstacle}")
+        else:
+            candidates.append(record)
+    chosen = within_budget(candidates, budget)
+    drifted = sum(_replay_one(record) for record in chosen)
+    print(f"{len(chosen)} of {len(candidates)} records replayed, {drifted} drifted")
+    raise typer.Exit(bool(drifted))
+
+
+def within_budget(records: list[Record], budget: float) -> list[Record]:
+    """The records to replay: the cheapest of each experiment first, then the cheapest of the rest,
+    while their recorded seconds fit the budget."""
+    by_cost = sorted(records, key=lambda record: (record.provenance.seconds, record.key))
+    first = {record.experiment: record for record in reversed(by_cost)}.values()
+    queue = sorted(by_cost, key=lambda record: record not in first)  # stable: cheapest first in both parts
+    chosen = []
+    for record in queue:
+        if record.provenance.seconds <= budget:
+            budget -= record.provenance.seconds
+            chosen.append(record)
+    return chosen
+
+
+def differences(recorded: Record, again: Record, tolerance: float) -> list[str]:
+    """Every row value and curve point that differs, as sentences; empty where nothing drifted."""
+    old, new = (dict(_leaves({"rows": r.rows, "curves": r.curves})) for r in (recorded, again))
+    if old.keys() != new.keys():
+        return [f"{place} is recorded or computed, not both" for place in sorted(old.keys() ^ new.keys())]
+    return [
+        f"{place}: recorded {old[place]}, now {new[place]}"
+        for place in old
+        if not _same(old[place], new[place], tolerance)
+    ]
+
+
+def _leaves(value: object, place: str = ""):
+    """(place, scalar) of every scalar in nested dicts and lists."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{place}.{name}" if place else name)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{place}[{index}]")
+    else:
+        yield place, value
+
+
+def _same(old: object, new: object, tolerance: float) -> bool:
+    if isinstance(old, float) and isinstance(new, (int, float)):
+        return math.isclose(old, new, rel_tol=tolerance, abs_tol=tolerance)
+    return old == new
+
+
+def _replay_one(record: Record) -> bool:
+    """Re-run one record, say how it went, and return whether it drifted."""
+    experiment = registry[record.experiment]
+    start = time.perf_counter()
+    again = make_record(experiment, _config(experiment, record), Commit())
+    found = differences(record, again, experiment.tolerance)
+    seconds = time.perf_counter() - start
+    print(f"{'DRIFTED' if found else 'same':<8} {record.experiment} {record.key} {seconds:.1f} s")
+    for sentence in found[:5]:
+        print(f"         {sentence}")
+    if len(found) > 5:
+        print(f"         and {len(found) - 5} more")
+    return bool(found)
+
+
+def _config(experiment: Experiment, record: Record) -> Config:
+    return experiment.config_type(**record.config)
+
+
+def _obstacle(record: Record) -> str | None:
+    """Why today's code cannot make this record again; None where it can."""
+    experiment = registry.get(record.experiment)
+    if experiment is None:
+        return "the experiment is gone"
+    if experiment.version != record.version:
+        return f"recorded with v{record.version}, the code is v{experiment.version}"
+    try:
+        if key_of(experiment, _config(experiment, record)) != record.key:
+            return "its config or its data has changed since"
+    except Refusal as refusal:
+        return str(refusal)
+    torch = sys.modules.get("torch")
+    if record.provenance.device != "cpu" and not (torch and torch.cuda.is_available()):
+        return f"recorded on {record.provenance.device}, and there is no GPU here"
+    return None
+
+
+def _import_papers() -> None:
+    """Import every paper's module, so that its experiments register."""
+    for module in pkgutil.walk_packages(papers.__path__, f"{papers.__name__}."):
+        importlib.import_module(module.name)

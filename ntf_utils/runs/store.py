@@ -1,0 +1,100 @@
+"""The store: a folder of records, one JSON file a run, safe with many writers and under kill -9."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ntf_utils import ROOT
+from ntf_utils.refusal import Refusal
+from ntf_utils.runs.config import Config
+from ntf_utils.runs.experiment import Experiment
+from ntf_utils.runs.record import Damaged, Record, key_of, write_atomically
+
+log = logging.getLogger(__name__)
+
+
+class Store:
+    """Records under `<root>/runs/<experiment>/<key>.json`, verdicts under `<root>/verdicts/`.
+
+    Args:
+        root: the folder; default the environment's NTF_STORE, else `data/` of the repository.
+    """
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = Path(root or os.environ.get("NTF_STORE") or ROOT / "data").absolute()
+
+    def get(self, experiment: Experiment, config: Config) -> Record | None:
+        """The recorded run, or None. A damaged file is named in a warning and counts as missing."""
+        return self._read(self._path(experiment.name, key_of(experiment, config)))
+
+    def put(self, record: Record) -> None:
+        """Write a record in one step; a record of the same key is replaced.
+
+        Raises:
+            Refusal: the folder cannot be written or the disk is full.
+        """
+        write_atomically(self._path(record.experiment, record.key), record.text())
+
+    def records(self, experiment: str | None = None) -> Iterator[Record]:
+        """All whole records, ordered by experiment and key; damaged ones are named in a warning."""
+        for path in self._paths(experiment):
+            record = self._read(path)
+            if record is not None:
+                yield record
+
+    def find(self, key_prefix: str) -> Record:
+        """The one record whose key starts with `key_prefix`.
+
+        Raises:
+            Refusal: none, or more than one; or the file is damaged.
+        """
+        paths = list((self.root / "runs").glob(f"*/{key_prefix}*.json"))
+        if len(paths) != 1:
+            found = "no record" if not paths else f"{len(paths)} records"
+            raise Refusal(f"{found} in {self.root / 'runs'} with a key that starts with {key_prefix!r}")
+        try:
+            return Record.read(paths[0])
+        except Damaged as reason:
+            raise Refusal(f"{paths[0]} is damaged: {reason}") from None
+
+    def verify(self) -> list[str]:
+        """Read every record; one sentence a file that cannot be trusted. Empty when all is well."""
+        problems = []
+        for path in self._paths():
+            try:
+                Record.read(path)
+            except Damaged as reason:
+                problems.append(f"{path}: {reason}")
+        return problems
+
+    def check_writable(self, experiment: Experiment) -> None:
+        """Try to write where the experiment's records go; called before any training.
+
+        Raises:
+            Refusal: no permission, or the place is not a folder.
+        """
+        folder = self._path(experiment.name, "").parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            way_out = "set NTF_STORE to a folder that you may write"
+            raise Refusal(f"cannot write records to {folder} ({error.strerror}): {way_out}") from None
+
+    def _path(self, experiment: str, key: str) -> Path:
+        return self.root / "runs" / experiment / f"{key}.json"
+
+    def _paths(self, experiment: str | None = None) -> list[Path]:
+        return sorted((self.root / "runs").glob(f"{experiment or '*'}/*.json"))
+
+    def _read(self, path: Path) -> Record | None:
+        if not path.exists():
+            return None
+        try:
+            return Record.read(path)
+        except Damaged as reason:
+            log.warning("%s is damaged (%s): counted as missing", path, reason)
+            return None
