@@ -276,7 +276,7 @@ def test_patience_counts_from_the_step_at_which_the_set_is_known():
     outcome = train_path_finder(config)
     learning = outcome.curves["learning"]
     known_at = next(s for s, x in zip(learning["step"], learning["train_exact"], strict=True) if x >= MEMORISED)
-    assert 0 < known_at and outcome.rows[0]["made_steps"] == 3 * known_at < 600
+    assert known_at > 0 and outcome.rows[0]["made_steps"] == 3 * known_at < 600
 
 
 def test_live_model_trains_cancels_and_answers():
