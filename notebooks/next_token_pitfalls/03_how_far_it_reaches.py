@@ -134,9 +134,9 @@ claim_box(court.not_tested("C10"), court.claims.claims["C10"])
 # %% [markdown]
 # ## What was easy, what was hard, what the paper leaves open
 #
-# **Easy.** The task. It has no data to fetch, its chance level is known, and the cheat can be caught in one forward pass. The failure shows at once on G(2,5), with 0.03 million parameters instead of 21.
+# **Easy.** The task. It has no data to fetch, its chance level is known, and the cheat can be caught in one forward pass. The failure shows at once on G(2,5), with a model several hundred times smaller than the paper's.
 #
-# **Hard.** Anything that needs the plan to be *learned*. With the authors' initialisation a small model learns nothing in minutes; with a better one, success and failure hang on details that no claim mentions: the number of labels, the number of heads, the depth. A pilot of ours on G(2,4) with 7 labels was meant to show the failure, and teacher forcing solved it.
+# **Hard.** Anything that needs the plan to be *learned*. With the authors' initialisation a small model learns nothing in minutes; with a better one, success and failure hang on details that no claim mentions: the number of labels, the number of heads, the depth. We tried the cure on G(2,4) because there it is affordable, and found that there teacher forcing needs no cure ({doc}`02_what_fixes_it`).
 #
 # **Left open.**
 #

@@ -16,6 +16,8 @@ NAMES = {
     "mamba": "Mamba, teacher forcing",
     "shuffled": "control: query tells nothing",
 }
+INITS = {"mimetic": "mimetic (ours)", "fan_in": "by fan-in", "gpt2": "N(0, 0.02) (authors')"}
+INIT_LINES = {"mimetic": "-", "fan_in": "--", "gpt2": ":"}
 
 
 def token_labels(path_length: int) -> list[str]:
@@ -29,16 +31,20 @@ def accuracy_by_token(
     """Accuracy of each token along the path, a line a method: mean over seeds, the seeds as dots.
 
     Args:
-        arms: method (a key of NAMES) -> table with a row a seed and the columns `<prefix>_1` ... `<prefix>_l`.
+        arms: method (a key of NAMES) -> table with a row a seed and the columns `<prefix>_1` ... `<prefix>_l`;
+            `hop_only` has one token, the hop, and gets its seeds' dots with a bar at their mean.
         prefix: "forced" (the true path so far is shown) or "own" (the model reads its own tokens).
     """
     figure, axes = plt.subplots()
     places = np.arange(path_length)
     for shift, (method, table) in zip(_dodge(len(arms)), arms.items(), strict=True):
-        accuracy = 100 * table[[f"{prefix}_{i + 1}" for i in places]].to_numpy(dtype=float)  # [seeds, tokens]
+        asked = places[1:2] if method == "hop_only" else places
+        columns = [f"{prefix}_{i + 1}" for i in range(len(asked))]
+        accuracy = 100 * table[columns].to_numpy(dtype=float)  # [seeds, tokens]
         colour = COLOURS[method]
-        axes.plot(places + shift, accuracy.T, "o", color=colour, alpha=0.35, markersize=4, markeredgewidth=0)
-        axes.plot(places + shift, accuracy.mean(0), "-", color=colour, label=NAMES[method])
+        axes.plot(asked + shift, accuracy.T, "o", color=colour, alpha=0.35, markersize=4, markeredgewidth=0)
+        line = {"linestyle": "none", "marker": "_", "markersize": 14} if len(asked) == 1 else {}
+        axes.plot(asked + shift, accuracy.mean(0), color=colour, label=NAMES[method], **line)
     _chance_line(axes, degree)
     axes.set_xticks(places, token_labels(path_length))
     axes.set(xlabel="token of the path", ylabel="accuracy on unseen graphs, %", ylim=(-3, 105))
@@ -61,7 +67,7 @@ def learning_by_token(curves: dict[str, pd.DataFrame], path_length: int, degree:
             column = f"token_{place + 1}"
             for _, run in table.groupby("seed"):
                 axes.plot(run["step"], 100 * run[column], color=shades[place], alpha=0.25, linewidth=0.8)
-            median = table.groupby("step")[column].median()
+            median = _median(table, column)
             axes.plot(median.index, 100 * median, color=shades[place], label=name)
         _chance_line(axes, degree)
         axes.set(title=NAMES[method], xlabel="training step", ylim=(-3, 105))
@@ -97,6 +103,24 @@ def exact_over(table: pd.DataFrame, column: str, label: str) -> Figure:
     return figure
 
 
+def exact_over_training(curves: pd.DataFrame) -> Figure:
+    """Exact match of reversed training, a line an initialisation; thin lines are seeds, thick ones their median.
+
+    Args:
+        curves: long table with `step`, `seed`, `init` and `exact`.
+    """
+    figure, axes = plt.subplots()
+    colour = COLOURS["reversed"]
+    for init, table in curves.groupby("init"):
+        for _, run in table.groupby("seed"):
+            axes.plot(run["step"], 100 * run["exact"], INIT_LINES[init], color=colour, alpha=0.35, linewidth=0.9)
+        median = _median(table, "exact")
+        axes.plot(median.index, 100 * median, INIT_LINES[init], color=colour, label=INITS[init])
+    axes.set(xlabel="training step", ylabel="exact match, %", ylim=(-3, 105))
+    _legend(axes)
+    return figure
+
+
 def memorised_and_unseen(curves: pd.DataFrame, degree: int) -> Figure:
     """Exact match on a fixed training set and on unseen graphs over training; thin lines are seeds."""
     figure, axes = plt.subplots()
@@ -106,12 +130,18 @@ def memorised_and_unseen(curves: pd.DataFrame, degree: int) -> Figure:
     ):
         for _, run in curves.groupby("seed"):
             axes.plot(run["step"], 100 * run[column], color=colour, alpha=0.35, linewidth=0.9)
-        median = curves.groupby("step")[column].median()
+        median = _median(curves, column)
         axes.plot(median.index, 100 * median, color=colour, label=name)
     _chance_line(axes, degree)
     axes.set(xlabel="training step", ylabel="exact match, %", ylim=(-3, 105))
     _legend(axes)
     return figure
+
+
+def _median(curves: pd.DataFrame, column: str) -> pd.Series:
+    """Median over seeds at each step; a run that has ended, solved, counts on at its last value."""
+    by_seed = curves.pivot(index="step", columns="seed", values=column)
+    return by_seed.ffill().median(axis=1)
 
 
 def _dodge(count: int) -> list[float]:

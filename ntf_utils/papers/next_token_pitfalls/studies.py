@@ -4,7 +4,7 @@ A parameters class lists the names of a notebook's `parameters` cell, without de
 the laptop values, and `profiles/*.yaml` override them.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -70,6 +70,13 @@ class FailureParameters(PathParameters):
         """The control that must succeed."""
         return self.over_seeds(self.base().but(objective="reversed"))
 
+    def reversed_by_init(self) -> list[PathFinderConfig]:
+        """The control that must succeed, from each initialisation; those of `reversed` are among them."""
+        others = [init for init in get_args(Init) if init != self.init]
+        return self.reversed() + [
+            config.but(init=init, probes=0) for init in others for config in self.reversed()
+        ]
+
     def shuffled(self) -> list[PathFinderConfig]:
         """The control that must fail: reversed training with queries that tell nothing."""
         return self.over_seeds(self.base().but(objective="reversed", query="shuffled", train_graphs=0, probes=0))
@@ -81,7 +88,7 @@ class FailureParameters(PathParameters):
         )
 
     def runs(self) -> list[PathFinderConfig]:
-        return self.teacher_forced() + self.reversed() + self.shuffled() + self.mamba()
+        return self.teacher_forced() + self.reversed_by_init() + self.shuffled() + self.mamba()
 
 
 class CureParameters(PathParameters):
