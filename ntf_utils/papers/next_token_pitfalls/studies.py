@@ -14,6 +14,7 @@ from ntf_utils.runs import Config
 Count = Annotated[int, Field(ge=1)]
 LearningRate = Annotated[float, Field(gt=0)]
 Init = Literal["gpt2", "fan_in", "mimetic"]
+INIT_SEEDS = 3  # of the initialisations that are only compared with the one in use; no verdict rests on them
 
 
 class PathParameters(Config):
@@ -74,7 +75,7 @@ class FailureParameters(PathParameters):
         """The control that must succeed, from each initialisation; those of `reversed` are among them."""
         others = [init for init in get_args(Init) if init != self.init]
         return self.reversed() + [
-            config.but(init=init, probes=0) for init in others for config in self.reversed()
+            config.but(init=init, probes=0) for init in others for config in self.reversed()[:INIT_SEEDS]
         ]
 
     def shuffled(self) -> list[PathFinderConfig]:
@@ -103,6 +104,7 @@ class CureParameters(PathParameters):
     cure_seeds: Count
     cure_steps: Count
     cure_learning_rate: LearningRate
+    cure_batch: Count
 
     def variants(self) -> list[PathFinderConfig]:
         """Reversed, hop-only and teacher-forced training on the main graph at equal steps."""
@@ -126,6 +128,7 @@ class CureParameters(PathParameters):
             init=self.cure_init,
             steps=self.cure_steps,
             learning_rate=self.cure_learning_rate,
+            batch=self.cure_batch,
             looks=40,
         )
         return [
