@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ntf_utils.data import torchvision_door
-from ntf_utils.models.transformer import Block, Transformer, tanh_gelu
+from ntf_utils.models.transformer import MIMETIC, Block, Transformer, tanh_gelu
 
 assert torchvision_door  # opened first: transformers imports torchvision on its own
 from transformers import GPT2Config, GPT2LMHeadModel  # noqa: E402
@@ -139,7 +139,7 @@ def test_initialisation(init, std):
     assert net.blocks[0].down.weight.std().item() == pytest.approx(residual, rel=0.05)
     assert all((p == 0).all() for name, p in net.named_parameters() if name.endswith("bias"))
     query, key, _ = net.blocks[1].query_key_value.weight.chunk(3)
-    assert torch.equal(query, key) == (init == "mimetic")
+    assert torch.equal(MIMETIC * query, key) == (init == "mimetic")
     size = net.position_embedding.weight.square().mean().sqrt().item()
     assert size == pytest.approx(0.02 if init == "gpt2" else 0.5, rel=0.1)
 

@@ -96,7 +96,7 @@ display(Code(inspect.getsource(objectives.lesson), language="python"))
 # %% [markdown]
 # ## What teacher forcing learns
 #
-# We train a small Transformer by teacher forcing, and beside it two controls. **Reversed** targets, from the goal to the start, are the control that must succeed: they show that the model, the recipe and the budget suffice for these graphs. A **shuffled query**, which names a random leaf, is the control that must fail: nobody can beat $1/d$ with it, and whoever does has found a leak.
+# We train a small Transformer by teacher forcing, and beside it two controls. **Reversed** targets, from the goal to the start, are the control that must succeed: they show that the model, the recipe and the budget suffice for these graphs. A **shuffled query**, which names a random leaf, is the control that must fail: nobody can beat $1/d$ with it, and whoever does has found a leak. (Below $1/d$ it may well end: to guess the goal, a model must first learn to follow the rest.)
 
 # %%
 teacher_forced = sweep(train_path_finder, parameters.teacher_forced())
@@ -200,7 +200,7 @@ box(
 # %% [markdown]
 # ## Where a model starts
 #
-# One choice of ours is not the paper's, and everything on this page rests on it: the initialisation. The authors draw all weights from N(0, 0.02). We start positions as sinusoids and keys equal to queries, after mimetic initialisation {cite:p}`trockman2023mimetic`, so that a token first attends to its like. How much does that matter? The control that must succeed tells it:
+# One choice of ours is not the paper's, and everything on this page rests on it: the initialisation. The authors draw all weights from N(0, 0.02). We start positions as sinusoids and keys along the queries, after mimetic initialisation {cite:p}`trockman2023mimetic`, so that a token first attends to its like. How much does that matter? The control that must succeed tells it:
 
 # %%
 starts = sweep(train_path_finder, parameters.reversed_by_init())
