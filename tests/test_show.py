@@ -13,6 +13,7 @@ from ntf_utils.refusal import Refusal
 from ntf_utils.runs import Config, Outcome, Store, experiment, sweep
 from ntf_utils.show import (
     PathExplorer,
+    benchmark_figures,
     chapters,
     claim_box,
     marks,
@@ -191,6 +192,18 @@ class TestRuns:
         court.judge("C1", {"exact": [0.5, -0.4, 1.0]}, examples=2000, rests_on=table[:3])
         costs = profile_costs(notebooks, court.store)
         assert costs.loc["next_token_pitfalls", ["profile", "runs"]].tolist() == ["laptop", 3]
+
+    def test_benchmarks_show_value_target_and_processor(self, table, tmp_path):
+        measures = [
+            {"name": "step", "value": 1.2, "unit": "", "target": "at most 1.25", "verdict": "met"},
+            {"name": "rival", "value": 31.4, "unit": "ms", "target": "", "verdict": ""},
+        ]
+        assert benchmark_figures().empty
+        (tmp_path / "data" / "benchmarks").mkdir()
+        report = {"measures": measures, "cpu": {"model": "a processor"}}
+        (tmp_path / "data" / "benchmarks" / "a_paper.json").write_text(json.dumps(report), encoding="utf-8")
+        assert benchmark_figures().loc["step"].tolist() == ["1.2", "at most 1.25 met", "a processor", "a_paper"]
+        assert benchmark_figures().loc["rival", ["value", "target"]].tolist() == ["31.4 ms", "–"]
 
     def test_packages_are_those_the_book_asks_for(self):
         versions = package_versions()["version"]

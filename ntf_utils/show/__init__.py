@@ -8,11 +8,17 @@ from ntf_utils.show.chapters import PAPERS, chapters
 from ntf_utils.show.path_explorer import PathExplorer
 from ntf_utils.show.provenance import provenance
 from ntf_utils.show.scorecard import recorded_profiles, scorecard
-from ntf_utils.show.statistics import package_versions, profile_costs, run_statistics, software_of_runs
+from ntf_utils.show.statistics import (
+    benchmark_figures,
+    package_versions,
+    profile_costs,
+    run_statistics,
+    software_of_runs,
+)
 from ntf_utils.show.style import COLOURS, use_style
 
 __all__ = [
-    "COLOURS", "PAPERS", "ClaimBox", "PathExplorer", "chapters", "claim_box", "package_versions",
+    "COLOURS", "PAPERS", "ClaimBox", "PathExplorer", "benchmark_figures", "chapters", "claim_box", "package_versions",
     "profile_costs", "provenance", "recorded_profiles", "run_statistics",
     "scorecard", "software_of_runs", "use_style",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Execution statistics: what the recorded runs cost, where they ran, and with which versions."""
 
+import json
 import re
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -58,6 +59,27 @@ def profile_costs(notebooks: Path = ROOT / "notebooks", store: Store | None = No
             if behind:
                 rows.append({"paper": claims.paper, "profile": profile, **_totals(behind)})
     return _named(pd.DataFrame(rows, columns=["paper", "profile", "runs", "on", "all runs", "longest"]))
+
+
+def benchmark_figures(store: Store | None = None) -> pd.DataFrame:
+    """One row a recorded measure of speed: value, target where there is one, and the processor it was taken on.
+
+    The figures lie in `<root>/benchmarks/<paper>.json`; `python -m benchmarks --record` writes them.
+    """
+    rows = []
+    for path in sorted(((store or Store()).root / "benchmarks").glob("*.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        for measure in report["measures"]:
+            rows.append(
+                {
+                    "measure": measure["name"],
+                    "value": wording.quantity(measure["value"], measure["unit"]),
+                    "target": " ".join(part for part in (measure["target"], measure["verdict"]) if part) or "–",
+                    "on": report["cpu"]["model"],
+                    "paper": path.stem,
+                }
+            )
+    return _named(pd.DataFrame(rows, columns=["measure", "value", "target", "on", "paper"]))
 
 
 _SOFTWARE = ["python", "torch", "numpy", "platform"]
