@@ -303,8 +303,12 @@ def test_live_model_trains_cancels_and_answers():
 
 def test_explorer_states_fit_the_recorded_runs():
     configs = [tiny(objective=objective, probes=2) for objective in ("next_token", "reversed", "teacherless")]
-    table = sweep(train_path_finder, configs, workers=0)
+    # a run without probes beside them must not turn labels into fractions, which equal no label
+    table = sweep(train_path_finder, [*configs, tiny(objective="hop_only", probes=0)], workers=0)
     states = recorded_states(configs, curves(table, "probes"))
+    assert all(isinstance(step, int) for objective in states["objectives"] for step in objective["steps"])
+    said = [token["label"] for objective in states["objectives"] for token in objective["predictions"][0][-1]]
+    assert all(isinstance(label, int) for label in said)
     explorer = PathExplorer(states)
     assert "Teacher forcing" in explorer.page() and "3 graphs" not in repr(explorer)
     assert ["alone" in objective for objective in states["objectives"]] == [True, True, False]

@@ -208,4 +208,5 @@ def curves(table: pd.DataFrame, name: str, *, store: Store | None = None) -> pd.
         for position, (column, value) in enumerate(constant.items()):
             part.insert(position, column, [value] * len(part))
         parts.append(part)
-    return pd.concat(parts, ignore_index=True)
+    # an empty curve has no types of its own, and would turn whole numbers into fractions
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
