@@ -84,7 +84,7 @@ provenance(same_labels, profile)
 # %% [markdown]
 # ## More labels
 #
-# A lookup has to be learned for every label. The fewer labels, the sooner the model has it, and the sooner a plan of two lookups comes into reach even under teacher forcing.
+# A lookup has to be learned for every label. The fewer labels, the sooner the model should have it, and the sooner a plan of two lookups should come into reach even under teacher forcing.
 
 # %% mystnb={"figure": {"name": "fig-labels", "caption": "Exact match on unseen graphs against the number of labels, on the shorter path, at equal updates. Dots: seeds."}, "image": {"alt": "Line chart of exact match against the number of labels for teacher forcing and reversed targets."}}
 middle = sorted(set(table["path_length"]))[len(set(table["path_length"])) // 2]
@@ -95,7 +95,7 @@ _ = exact_over(same_length, "labels", f"labels, N ({middle} nodes on the path)")
 provenance(same_length, profile)
 
 # %% [markdown]
-# So the failure is a statement about a regime. Where the path is short and the labels few, teacher forcing ends up planning: the hop token leaves chance after the cheat is learned, late but surely. One node more, and it stays at chance for as long as we can wait. Proposition 3 of the paper says that the time needed grows exponentially with $l$; the two figures are the laptop's view of that.
+# Within this budget the failure does not hang on the size of the graph: reversed training solves all of them, teacher forcing solves none. (A seed below chance has not finished learning the cheat.) That does not make the failure eternal. {doc}`02_what_fixes_it` trains a wider model for several times as long on the smallest of these graphs, and there teacher forcing leaves chance in the end. Proposition 3 of the paper says that the time needed grows exponentially with $l$; how soon the small graphs give in, and the large ones do not, is the regime that its claim is about.
 #
 # ## Patience
 #
@@ -136,7 +136,7 @@ claim_box(court.not_tested("C10"), court.claims.claims["C10"])
 #
 # **Easy.** The task. It has no data to fetch, its chance level is known, and the cheat can be caught in one forward pass. The failure shows at once on G(2,5), with a model several hundred times smaller than the paper's.
 #
-# **Hard.** Anything that needs the plan to be *learned*. With the authors' initialisation a small model learns nothing in minutes; with a better one, success and failure hang on details that no claim mentions: the number of labels, the number of heads, the depth. We tried the cure on G(2,4) because there it is affordable, and found that there teacher forcing needs no cure ({doc}`02_what_fixes_it`).
+# **Hard.** Anything that needs the plan to be *learned*. With the authors' initialisation a small model learns nothing in minutes; with a better one, success and failure hang on details that no claim mentions: the number of labels, of heads and of layers, the batch, and how sharply attention starts. We tried the cure on G(2,4) because there it is affordable, and found that there teacher forcing needs no cure ({doc}`02_what_fixes_it`).
 #
 # **Left open.**
 #

@@ -95,6 +95,7 @@ class FailureParameters(PathParameters):
 class CureParameters(PathParameters):
     """Of 02_what_fixes_it."""
 
+    hop_steps: Count
     cure_path_length: Count
     cure_labels: Count
     cure_layers: Count
@@ -107,14 +108,12 @@ class CureParameters(PathParameters):
     cure_batch: Count
 
     def variants(self) -> list[PathFinderConfig]:
-        """Reversed, hop-only and teacher-forced training on the main graph at equal steps."""
-        objectives = ("next_token", "reversed", "hop_only")
+        """Teacher-forced and reversed training on the main graph at equal steps, and the hop token alone."""
+        config = self.base()
         return [
-            config
-            for objective in objectives
-            for config in self.over_seeds(
-                self.base().but(objective=objective, probes=0 if objective == "hop_only" else 4)
-            )
+            *self.over_seeds(config),
+            *self.over_seeds(config.but(objective="reversed")),
+            *self.over_seeds(config.but(objective="hop_only", steps=self.hop_steps, probes=0)),
         ]
 
     def cure(self) -> list[PathFinderConfig]:
