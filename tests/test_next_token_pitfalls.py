@@ -112,7 +112,7 @@ def test_one_forced_pass_gives_the_exact_match_of_greedy_decoding():
     def next_lesson():
         return asked
 
-    train(model, next_lesson, Recipe(steps=250, learning_rate=1e-2, warmup=5), lambda step, loss: False, 1)
+    train(model, next_lesson, Recipe(steps=100, learning_rate=1e-2, warmup=5), lambda step, loss: False, 1)
     forced = model(asked.inputs, asked.from_position).argmax(-1)
     own = decode_greedily(model, batch.prefix(), TASK.path_length)
     share = exact_match(own, asked.targets)
