@@ -3,15 +3,18 @@
 import json
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
 from ntf_utils.claims import (
     ClaimSet,
     Court,
     Verdict,
     false_reproduced_rate,
+    holm_levels,
     load_claims,
     mean_interval,
 )
@@ -130,6 +133,89 @@ def test_all_clauses_must_hold_and_one_contradiction_decides():
     assert word(yes, yes) == "reproduced"
     assert word(yes, perhaps) == word(perhaps, yes) == "inconclusive"
     assert word(yes, no) == word(perhaps, no) == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("center", "verdict"),
+    [(7, "reproduced"), (-7, "reproduced"), (0.5, "contradicted"), (5, "inconclusive"), (-4.5, "inconclusive")],
+)
+def test_a_difference_either_way(center, verdict):
+    given = judge_one(clause(outside=[-5.0, 5.0]), [center - 0.5, center, center + 0.5])  # half-width 1.24
+    assert given.verdict == verdict
+
+
+# several factors, read one by one
+
+
+def test_holm_s_levels():
+    assert holm_levels({"a": 0.001, "b": 0.02, "c": 0.03}) == pytest.approx({"a": 1 - 0.05 / 3, "b": 0.975, "c": 0.95})
+    # 0.03 fails at 0.05 / 2, and so 0.04 fails too, which alone would pass at 0.05
+    assert holm_levels({"c": 0.04, "a": 0.001, "b": 0.03}) == pytest.approx({"a": 1 - 0.05 / 3, "b": 0.975, "c": 0.975})
+
+
+def test_holm_widens_intervals_and_only_where_it_is_asked_for():
+    clauses = {name: clause(above=0.0) for name in ("clear", "faint", "nothing")}
+    effects = {"clear": [1, 1.1, 0.9, 1], "faint": [0.5, 1, 0.3, 1.2], "nothing": [-1, 1, 0.5, -0.5]}
+    plain = court(C1=claim(clauses)).judge("C1", effects, rests_on=RUNS)
+    assert [c.verdict for c in plain.clauses] == ["reproduced", "reproduced", "inconclusive"]
+    assert all(c.level is None for c in plain.clauses) and "Holm" not in plain.method
+    given = court(C1=claim(clauses, holm=True)).judge("C1", effects, rests_on=RUNS)
+    assert [c.verdict for c in given.clauses] == ["reproduced", "inconclusive", "inconclusive"]
+    assert [c.level for c in given.clauses] == pytest.approx([1 - 0.05 / 3, 0.975, 0.975], rel=1e-5)
+    assert "Holm" in given.method
+    assert all(a.low < b.low and a.high > b.high for a, b in zip(given.clauses, plain.clauses, strict=True))
+
+
+def test_holm_agrees_with_the_p_values_of_its_intervals():
+    """A clause is decided exactly if Holm's rule rejects, whatever the effects and the kind of region."""
+    regions = [{"above": 0.0}, {"below": 0.0}, {"outside": [-0.5, 0.5]}, {"within": [-0.5, 0.5]}]
+    names = [str(number) for number in range(len(regions))]
+    clauses = {name: clause(**region) for name, region in zip(names, regions, strict=True)}
+    bench, generator = court(C1=claim(clauses, holm=True)), np.random.default_rng(0)
+    for _ in range(40):
+        effects = {name: generator.normal(generator.normal(0, 0.7), 0.5, 6).tolist() for name in names}
+        given = bench.judge("C1", effects, rests_on=RUNS)
+        p = {}
+        for name, region in zip(names, regions, strict=True):
+            borders = next(iter(region.values()))
+            mean, error = np.mean(effects[name]), np.std(effects[name], ddof=1) / 6**0.5
+            distance = min(abs(mean - border) for border in np.atleast_1d(borders))
+            p[name] = 2 * stats.t.sf(distance / error, 5)
+        rejected, ordered = set(), sorted(p, key=p.__getitem__)
+        for rank, name in enumerate(ordered):
+            if p[name] >= 0.05 / (len(ordered) - rank):
+                break
+            rejected.add(name)
+        assert {c.name for c in given.clauses if c.verdict != "inconclusive"} == rejected
+
+
+def test_holm_keeps_false_decisions_rare():
+    """All true effects on their borders: any clause decided is a false decision; at most 5 % of the trials."""
+    generator, trials = np.random.default_rng(1), 3000
+    effects = generator.normal(size=(trials, 3, 8))
+    p = 2 * stats.t.sf(np.abs(effects.mean(2)) / (effects.std(2, ddof=1) / 8**0.5), 7)
+    wrong = 0
+    for values in p:
+        least = dict(enumerate(values))
+        wrong += any(least[place] < 1 - level for place, level in holm_levels(least).items())
+    assert 0.02 < wrong / trials <= 0.05 + 3 * (0.05 * 0.95 / trials) ** 0.5
+
+
+def test_holm_counts_what_the_test_examples_resolve():
+    clauses = {name: clause("pp", above=0.0) for name in ("a", "b")}
+    given = court(C1=claim(clauses, holm=True)).judge(
+        "C1", {"a": [2, 2, 2], "b": [9, 9.1, 8.9]}, rests_on=RUNS, examples=100
+    )  # 100 examples resolve 3 points
+    assert [c.verdict for c in given.clauses] == ["inconclusive", "reproduced"]
+
+
+def test_verdicts_recorded_before_holm_read_the_same(store):
+    given = court().judge("C1", {"effect": [1, 1.1, 0.9]}, rests_on=RUNS)
+    path = store.root / "verdicts" / "toy" / "laptop" / "C1.json"
+    old = json.loads(path.read_text())
+    del old["clauses"][0]["level"], old["clauses"][0]["holds"]["outside"]
+    path.write_text(json.dumps(old))
+    assert court().recorded("C1") == given
 
 
 # what stands in the way of a verdict
@@ -289,6 +375,9 @@ def test_claims_file_reads(tmp_path):
             claim({"effect": clause(kind="median", above=1.0)}),
             "claims.C1.clauses.effect.kind must be 'mean' or",
         ),
+        (claim({"effect": clause(outside=[5.0, -5.0])}), "claims.C1.clauses.effect.holds: outside needs"),
+        (claim(holm=True), "claims.C1: holm compares two clauses or more"),
+        (claim({"a": clause(above=0.0), "b": clause(kind="share", above=0.5)}, holm=True), "all of kind mean"),
         (claim(requires=["C7"]), "claims.C1.requires: 'C7' is neither a claim nor a gate"),
         (
             claim(published={"value": "5", "standing": "unknown"}),

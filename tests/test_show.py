@@ -8,7 +8,7 @@ import time
 import pandas as pd
 import pytest
 
-from ntf_utils.claims import Court, load_claims
+from ntf_utils.claims import Court, Region, load_claims
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import Config, Outcome, Store, experiment, sweep
 from ntf_utils.show import (
@@ -126,6 +126,14 @@ class TestBox:
         assert "needs a GPU for hours" in box._repr_html_()
 
 
+    def test_a_level_that_holm_s_rule_set_is_said(self, court):
+        verdict = judged(court)
+        widened = verdict.clauses[0].model_copy(update={"level": 0.975})
+        verdict = verdict.model_copy(update={"clauses": [widened]})
+        box = claim_box(verdict, court.claims.claims["C1"])
+        assert "5 seeds, 97.5 % interval" in repr(box) and "97.5 % interval" in box._repr_html_()
+
+
 class TestScorecard:
     def test_every_claim_is_there_judged_or_not(self, court, notebooks):
         judged(court)
@@ -164,6 +172,15 @@ class TestIntervalPicture:
         assert float(region[1]) + float(region[2]) == pytest.approx(marks._WIDTH)
 
 
+    def test_a_difference_either_way_shades_both_sides(self):
+        svg = marks.interval_picture(0.2, 0.1, 0.3, Region(outside=[-0.05, 0.05]), "", "reproduced")
+        assert svg.count("interval-region") == svg.count("interval-edge") == 2
+        assert "holds outside [−0.05, 0.05]" in svg
+        first, second = re.findall(r'interval-region" x="([\d.]+)" y="3" width="([\d.]+)"', svg)
+        assert float(first[0]) == 0 and float(first[1]) < float(second[0])
+        assert float(second[0]) + float(second[1]) == pytest.approx(marks._WIDTH)
+
+
 class ToyConfig(Config):
     seed: int = 0
 
@@ -183,6 +200,10 @@ class TestRuns:
         line = repr(provenance([table, table], "laptop"))
         assert line.startswith("Runs: train_toy v2 · 4 runs · seeds 0–2, 5 · laptop · cpu, ")
         assert "commit" in line
+
+    def test_provenance_counts_all_seeds_of_a_run_that_holds_several(self, table):
+        several = pd.concat([table, table.assign(seed=table["seed"] + 6)])
+        assert "4 runs · seeds 0–2, 5–8, 11" in repr(provenance(several, "laptop"))
 
     def test_statistics_count_runs_and_name_versions(self, table):
         assert run_statistics().loc["train_toy v2", ["runs", "seeds"]].tolist() == [4, "0–2, 5"]

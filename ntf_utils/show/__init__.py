@@ -3,6 +3,7 @@
 Nothing here trains or measures; it shows tables, records and verdicts that the floors below made.
 """
 
+from ntf_utils.show.barrier_explorer import BarrierExplorer
 from ntf_utils.show.boxes import ClaimBox, claim_box
 from ntf_utils.show.chapters import PAPERS, chapters
 from ntf_utils.show.path_explorer import PathExplorer
@@ -18,7 +19,8 @@ from ntf_utils.show.statistics import (
 from ntf_utils.show.style import COLOURS, use_style
 
 __all__ = [
-    "COLOURS", "PAPERS", "ClaimBox", "PathExplorer", "benchmark_figures", "chapters", "claim_box", "package_versions",
+    "COLOURS", "PAPERS", "BarrierExplorer", "ClaimBox", "PathExplorer", "benchmark_figures", "chapters", "claim_box",
+    "package_versions",
     "profile_costs", "provenance", "recorded_profiles", "run_statistics",
     "scorecard", "software_of_runs", "use_style",
 ]  # fmt: skip

@@ -96,7 +96,8 @@ def clause_picture(clause: ClauseVerdict) -> str:
 
 
 def _seeds(clause: ClauseVerdict) -> str:
-    return "1 seed" if clause.seeds == 1 else f"{clause.seeds} seeds"
+    told = "1 seed" if clause.seeds == 1 else f"{clause.seeds} seeds"
+    return f"{told}, {100 * clause.level:.3g} % interval" if clause.level else told
 
 
 def _clause_html(clause: ClauseVerdict) -> str:

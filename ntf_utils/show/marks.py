@@ -59,8 +59,7 @@ def interval_picture(
     The axis shows the interval and every finite end of the region, with a fifth of that range to spare on
     each side; an open region runs on to the edge of the picture.
     """
-    floor, ceiling = holds.within or (_or(holds.above, -math.inf), _or(holds.below, math.inf))
-    shown = [low, high, estimate, *(end for end in (floor, ceiling) if math.isfinite(end))]
+    shown = [low, high, estimate, *holds.borders]
     spare = 0.2 * (max(shown) - min(shown)) or max(1.0, 0.1 * abs(shown[0]))
     left, right = min(shown) - spare, max(shown) + spare
 
@@ -68,22 +67,26 @@ def interval_picture(
         inside = min(max(value, left), right)
         return round(_MARGIN + (inside - left) / (right - left) * (_WIDTH - 2 * _MARGIN), 1)
 
-    def edge(value: float) -> str:
-        if not math.isfinite(value):
-            return ""
-        return f'<path class="interval-edge" d="M{x(value)} 3V23" stroke="#00875f" stroke-dasharray="2 2"/>'
+    def shade(floor: float, ceiling: float) -> str:
+        begin = 0 if math.isinf(floor) else x(floor)
+        end = _WIDTH if math.isinf(ceiling) else x(ceiling)
+        return (
+            f'<rect class="interval-region" x="{begin}" y="3" width="{round(end - begin, 1)}" height="20" '
+            f'fill="#009e73" fill-opacity=".17"/>'
+        )
 
+    edges = "".join(
+        f'<path class="interval-edge" d="M{x(border)} 3V23" stroke="#00875f" stroke-dasharray="2 2"/>'
+        for border in holds.borders
+    )
     told = f"{wording.interval(estimate, low, high, unit)}; holds {wording.criterion(holds, unit)}"
     colour = VERDICT_COLOURS[verdict]
     x_low, x_high, x_mid = x(low), x(high), x(estimate)
-    begin = 0 if math.isinf(floor) else x(floor)
-    end = _WIDTH if math.isinf(ceiling) else x(ceiling)
     return (
         f'<svg class="interval interval-{slug(verdict)}" role="img" aria-label="{escape(told)}" '
         f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" style="max-width:100%">'
         f"<title>{escape(told)}</title>"
-        f'<rect class="interval-region" x="{begin}" y="3" width="{round(end - begin, 1)}" height="20" '
-        f'fill="#009e73" fill-opacity=".17"/>{edge(floor)}{edge(ceiling)}'
+        f"{''.join(shade(*ends) for ends in _pieces(holds))}{edges}"
         f'<path class="interval-axis" d="M0 13H{_WIDTH}" stroke="#888" stroke-opacity=".45"/>'
         f'<path class="interval-line" d="M{x_low} 13H{x_high}M{x_low} 8.5V17.5M{x_high} 8.5V17.5" '
         f'stroke="{colour}" stroke-width="2"/>'
@@ -91,5 +94,10 @@ def interval_picture(
     )
 
 
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
+def _pieces(holds: Region) -> list[tuple[float, float]]:
+    """The region as one or two stretches of the axis."""
+    if holds.within:
+        return [(holds.within[0], holds.within[1])]
+    if holds.outside:
+        return [(-math.inf, holds.outside[0]), (holds.outside[1], math.inf)]
+    return [(holds.above, math.inf)] if holds.above is not None else [(-math.inf, holds.below)]

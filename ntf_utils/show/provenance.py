@@ -31,24 +31,23 @@ def provenance(table: pd.DataFrame | Sequence[pd.DataFrame], profile: str) -> Pr
     """
     tables = [table] if isinstance(table, pd.DataFrame) else list(table)
     records: dict[str, Record] = {record.key: record for table in tables for record in runs_behind(table)}
-    seeds = {
-        key: seed
-        for table in tables
-        if "seed" in table
-        for key, seed in zip(table["key"], table["seed"], strict=True)
-    }
+    seeds: dict[str, set[int]] = {}  # a run may hold several
+    for table in tables:
+        if "seed" in table:
+            for key, seed in zip(table["key"], table["seed"], strict=True):
+                seeds.setdefault(key, set()).add(seed)
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in records.values():
         groups.setdefault((record.experiment, record.version), []).append(record)
     return Provenance([_line(group, seeds, profile) for _, group in sorted(groups.items())])
 
 
-def _line(records: list[Record], seeds: dict[str, int], profile: str) -> str:
+def _line(records: list[Record], seeds: dict[str, set[int]], profile: str) -> str:
     first = records[0]
     facts = [
         f"Runs: {first.experiment} v{first.version}",
         f"{len(records)} run{'s' if len(records) > 1 else ''}",
-        _seeds({seeds[record.key] for record in records if record.key in seeds}),
+        _seeds(set().union(*(seeds.get(record.key, ()) for record in records))),
         profile,
         joined(device_text(record) for record in records),
         wording.duration(sum(record.provenance.seconds for record in records)),

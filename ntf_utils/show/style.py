@@ -29,6 +29,9 @@ COLOURS = {
     "control": GREY,  # controls that must fail, e.g. shuffled labels
     "shuffled": GREY,
     "chance": GREY,
+    "order": BLUE,  # copies of one initialisation trained on different orders
+    "independent": GREY,  # networks from different initialisations: the control that must be far apart
+    "same": BLACK,  # copies trained in the same order: the control that must coincide
     "paper": BLACK,  # a number of the paper, drawn as an open marker or a dotted line
 }
 

@@ -38,8 +38,9 @@ def interval(estimate: float, low: float, high: float, unit: str = "") -> str:
 
 def criterion(holds: Region, unit: str = "") -> str:
     """The region in words, e.g. `within [−5, 5] pp` or `above 95 %`."""
-    if holds.within:
-        return f"within [{number(holds.within[0])}, {number(holds.within[1])}] {unit}".strip()
+    for name, ends in (("within", holds.within), ("outside", holds.outside)):
+        if ends:
+            return f"{name} [{number(ends[0])}, {number(ends[1])}] {unit}".strip()
     if holds.above is not None:
         return f"above {quantity(holds.above, unit)}"
     return f"below {quantity(holds.below, unit)}"
