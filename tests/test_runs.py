@@ -415,8 +415,7 @@ def test_kill_9_loses_at_most_the_runs_in_flight(store, tmp_path, runs_before):
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
-    workers = {int(line.split()[1]) for line in trace.read_text().splitlines()}
-    wait_for(lambda: not any(alive(pid) for pid in workers), 60)
+    wait_for(lambda: not any(alive(int(line.split()[1])) for line in trace.read_text().splitlines()), 60)
 
     assert store.verify() == []
     finished = {record.config["seed"] for record in store.records()}

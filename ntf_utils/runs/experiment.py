@@ -67,14 +67,16 @@ class Experiment:
         version: raised whenever the function's results change; older records are then stale.
         tolerance: how far a replayed number may lie from the recorded one, relative and absolute
             (`math.isclose`); 0 means equal after rounding to 6 significant digits.
+        resumable: a run keeps checkpoints, so it may be begun even where the time left does not suffice.
         config_type: the type of the function's one argument.
     """
 
-    def __init__(self, function: Callable[[Any], Outcome], version: int, tolerance: float) -> None:
+    def __init__(self, function: Callable[[Any], Outcome], version: int, tolerance: float, resumable: bool) -> None:
         self.function = function
         self.name = function.__name__
         self.version = version
         self.tolerance = tolerance
+        self.resumable = resumable
         self.__module__ = function.__module__
         self.__doc__ = function.__doc__
         self.config_type = _config_type(function)
@@ -103,7 +105,9 @@ def _config_type(function: Callable[[Any], Outcome]) -> type[Config]:
 registry: dict[str, Experiment] = {}
 
 
-def experiment(version: int = 1, tolerance: float = 0.0) -> Callable[[Callable[[Any], Outcome]], Experiment]:
+def experiment(
+    version: int = 1, tolerance: float = 0.0, resumable: bool = False
+) -> Callable[[Callable[[Any], Outcome]], Experiment]:
     """Make a module-level function `f(config: SomeConfig) -> Outcome` an Experiment.
 
     Raises:
@@ -111,7 +115,7 @@ def experiment(version: int = 1, tolerance: float = 0.0) -> Callable[[Callable[[
     """
 
     def register(function: Callable[[Any], Outcome]) -> Experiment:
-        made = Experiment(function, version, tolerance)
+        made = Experiment(function, version, tolerance, resumable)
         known = registry.get(made.name)
         if known is not None and known.__module__ != made.__module__:
             raise Refusal(f"{known.__module__} and {made.__module__} both have an experiment {made.name}: rename one")

@@ -2,21 +2,20 @@
 
 import hashlib
 import json
-import os
 import platform
 import resource
 import subprocess
 import sys
-import tempfile
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from ntf_utils import ROOT, __version__
-from ntf_utils.refusal import Refusal, explain
+from ntf_utils.refusal import explain
 from ntf_utils.runs.config import Config
 from ntf_utils.runs.experiment import Experiment, Outcome, Scalar
 
@@ -52,8 +51,10 @@ def _git(*arguments: str) -> str:
 class Provenance(BaseModel):
     """Where a record comes from. Never a host name, a user name or a path.
 
-    `seconds` is wall time. `peak_memory_mb` is the largest resident size of the process so far
-    (MiB), so an upper bound for a run that shared its process. `finished` is UTC, to the second.
+    `cpu` is the processor's model, which decides the last digits of a product; older records lack it.
+    `seconds` is wall time, that of earlier attempts included whose work it went on with. `peak_memory_mb` is the
+    largest resident size of the process so far (MiB), so an upper bound for a run that shared its process.
+    `finished` is UTC, to the second.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +66,7 @@ class Provenance(BaseModel):
     torch: str | None
     numpy: str | None
     platform: str
+    cpu: str | None = None
     device: str
     threads: int
     precision: str | None
@@ -86,6 +88,7 @@ class Provenance(BaseModel):
             torch=_version("torch"),
             numpy=_version("numpy"),
             platform=f"{platform.system()} {platform.machine()}{capability}",
+            cpu=_cpu_model(),
             device=torch.cuda.get_device_name() if on_gpu else "cpu",
             threads=torch.get_num_threads() if torch else 1,
             precision=getattr(config, "precision", None),
@@ -93,6 +96,27 @@ class Provenance(BaseModel):
             peak_memory_mb=_peak_memory_mb(),
             finished=datetime.now(UTC).replace(microsecond=0),
         )
+
+    def same_machine(self, other: Self) -> bool:
+        """Whether the same code gives the same digits in both places: processor, device and versions are known
+        and equal. Where the processor is not recorded nobody can tell, so the answer is no."""
+        decisive = ("python", "torch", "numpy", "platform", "cpu", "device", "threads")
+        return self.cpu is not None and all(getattr(self, name) == getattr(other, name) for name in decisive)
+
+    @model_serializer(mode="wrap")
+    def _as_recorded(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `cpu` where the record lacks it, so that an older record is written as it was read."""
+        return {name: value for name, value in write(self).items() if name != "cpu" or value is not None}
+
+
+@cache
+def _cpu_model() -> str:
+    """The processor's model as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _peak_memory_mb() -> int:
@@ -205,35 +229,3 @@ def _json(value: Any, depth: int, indent: int) -> str:
         items = [_json(v, depth - 1, indent + 1) for v in value]
     start, end = ("{", "}") if isinstance(value, dict) else ("[", "]")
     return f"{start}\n{pad}" + f",\n{pad}".join(items) + f"\n{' ' * indent}{end}"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that every reader, on any machine and after any crash, sees the old or the new text.
-
-    Raises:
-        Refusal: the folder cannot be written or the disk is full; the old file is untouched.
-    """
-    try:
-        _write_atomically(path, text)
-    except OSError as error:
-        raise Refusal(f"cannot write {path}: {error.strerror}") from None
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself must survive a power cut
-    finally:
-        os.close(folder)

@@ -3,20 +3,26 @@
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from ntf_utils import ROOT
 from ntf_utils.refusal import Refusal
+from ntf_utils.runs.atomic import write_atomically
 from ntf_utils.runs.config import Config
 from ntf_utils.runs.experiment import Experiment
-from ntf_utils.runs.record import Damaged, Record, key_of, write_atomically
+from ntf_utils.runs.record import Damaged, Record, key_of
 
 log = logging.getLogger(__name__)
+
+_CLOCKS_DIFFER = 60  # seconds by which the clocks of a cluster's nodes may differ
 
 
 class Store:
     """Records under `<root>/runs/<experiment>/<key>.json`, verdicts under `<root>/verdicts/`.
+
+    What a run leaves while it is made, its lock and its checkpoints, lies under `<root>/cache/runs/`.
 
     Args:
         root: the folder; default the environment's NTF_STORE, else `data/` of the repository.
@@ -28,6 +34,18 @@ class Store:
     def get(self, experiment: Experiment, config: Config) -> Record | None:
         """The recorded run, or None. A damaged file is named in a warning and counts as missing."""
         return self._read(self._path(experiment.name, key_of(experiment, config)))
+
+    def recorded(self, experiment: Experiment, config: Config) -> Record | None:
+        """The recorded run unless NTF_FRESH_SINCE=<unix seconds> asks for it to be made again.
+
+        A record from the future does not count as fresh: somebody has set the clock back since it was made.
+        """
+        record = self.get(experiment, config)
+        since = int(float(os.environ.get("NTF_FRESH_SINCE") or 0))
+        if record is None or not since:
+            return record
+        finished = record.provenance.finished.timestamp()
+        return record if since <= finished <= max(time.time(), since) + _CLOCKS_DIFFER else None
 
     def put(self, record: Record) -> None:
         """Write a record in one step; a record of the same key is replaced.
@@ -83,6 +101,10 @@ class Store:
         except OSError as error:
             way_out = "set NTF_STORE to a folder that you may write"
             raise Refusal(f"cannot write records to {folder} ({error.strerror}): {way_out}") from None
+
+    def lock_path(self, experiment: Experiment, config: Config) -> Path:
+        """The lock of a run, see `attempt.locked`."""
+        return self.root / "cache" / "runs" / experiment.name / f"{key_of(experiment, config)}.lock"
 
     def _path(self, experiment: str, key: str) -> Path:
         return self.root / "runs" / experiment / f"{key}.json"

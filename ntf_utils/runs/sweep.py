@@ -1,21 +1,24 @@
 """Sweeps: many configs of one experiment to one tidy table, each run made at most once."""
 
+import math
 import os
-import sys
-from collections.abc import Generator, Iterable
-from multiprocessing.connection import wait
+from collections.abc import Iterable
+from typing import Literal
 
 import pandas as pd
-from tqdm import tqdm
 
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs.config import Config
+from ntf_utils.runs.cost import Costs
+from ntf_utils.runs.duration import in_words
 from ntf_utils.runs.experiment import Experiment
-from ntf_utils.runs.record import Commit, Record, key_of
+from ntf_utils.runs.local import Ended, Work, number_of_workers, run_locally
+from ntf_utils.runs.progress import Progress, quiet, told
+from ntf_utils.runs.record import Record, key_of
+from ntf_utils.runs.slurm import Slurm, number_of_jobs, run_on_slurm
 from ntf_utils.runs.store import Store
-from ntf_utils.runs.worker import Failure, Worker, make_record
-
-Ended = Generator[tuple[Config, Failure | None], None, None]  # runs as they end, with what went wrong
+from ntf_utils.runs.timebox import OutOfTime, time_left
+from ntf_utils.runs.worker import Failure
 
 
 class RunFailed(RuntimeError):
@@ -28,14 +31,20 @@ def sweep(
     *,
     store: Store | None = None,
     workers: int | None = None,
+    engine: Literal["local", "slurm"] | None = None,
+    slurm: Slurm | None = None,
 ) -> pd.DataFrame:
     """The table of all runs asked for; computes and records only what the store lacks.
 
     Args:
         configs: one a run; a config that comes twice is run, and stands in the table, once.
-        store: default `Store()`.
-        workers: processes, one torch thread each. Default: the environment's NTF_WORKERS, else the
-            number of cores (1 where CUDA is visible). 0, or a single missing run: in this process.
+        store: default `Store()`; with Slurm, a folder that the nodes share.
+        workers: runs made at once, default the environment's NTF_WORKERS. "local": processes with one torch
+            thread each, else a GPU each, else a core each. 0, or a single missing run: in this process.
+            "slurm": tasks of the job array, else one a missing run, at most 256.
+        engine: default the environment's NTF_ENGINE, else "local". Both write the same records, so a sweep begun
+            with one is finished with the other.
+        slurm: what a job asks for; default the environment's NTF_SLURM, see `Slurm.current`.
 
     Returns:
         A line a record row, in the order of `configs`: `key`, the config's fields, the row's columns.
@@ -43,16 +52,18 @@ def sweep(
     Raises:
         Refusal: no write permission, an experiment refused its input, Ctrl-C, or, under
             NTF_RECORDED_ONLY=1 (the book build), a missing record.
+        OutOfTime: the deadline came first (see `timebox`); what was finished is recorded.
         RunFailed: a run raised. All other runs were still made and recorded.
 
     NTF_FRESH_SINCE=<unix seconds> makes records older than that count as missing.
     """
     store = store or Store()
     wanted = {key_of(experiment, config): _typed(experiment, config) for config in configs}
-    records = {key: _fresh(store.get(experiment, config)) for key, config in wanted.items()}
+    _note_use(wanted)
+    records = {key: store.recorded(experiment, config) for key, config in wanted.items()}
     missing = {key: wanted[key] for key, record in records.items() if record is None}
     if missing:
-        _make(experiment, list(missing.values()), store, workers)
+        _make(experiment, list(missing.values()), store, workers, engine, slurm)
         records |= {key: store.get(experiment, config) for key, config in missing.items()}
     lines = [{"key": key, **config.as_dict(), **row} for key, config in wanted.items() for row in records[key].rows]
     return pd.DataFrame(lines, columns=None if lines else ["key", *experiment.config_type.model_fields])
@@ -65,115 +76,87 @@ def _typed(experiment: Experiment, config: Config) -> Config:
     return config
 
 
-def _fresh(record: Record | None) -> Record | None:
-    since = int(float(os.environ.get("NTF_FRESH_SINCE") or 0))
-    return record if record and record.provenance.finished.timestamp() >= since else None
+def _note_use(keys: Iterable[str]) -> None:
+    """Append the keys to the file NTF_USED, from which `runs prune` learns what the notebooks use."""
+    if path := os.environ.get("NTF_USED"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(f"{key}\n" for key in keys)
 
 
-def _make(experiment: Experiment, missing: list[Config], store: Store, workers: int | None) -> None:
+def _make(
+    experiment: Experiment,
+    missing: list[Config],
+    store: Store,
+    workers: int | None,
+    engine: str | None,
+    slurm: Slurm | None,
+) -> None:
     """Make and record the missing runs."""
     if os.environ.get("NTF_RECORDED_ONLY") == "1":
         paper = experiment.__module__.removeprefix("ntf_utils.papers.").split(".")[0]
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        which = f"{experiment.name} with {_name(missing[0])}{more}"
+        which = f"{experiment.name} with {told(missing[0])}{more}"
         raise Refusal(f"record missing: {which}; run `make reproduce PAPER={paper}`")
-    workers = _checked_workers(workers)
+    engine = engine or os.environ.get("NTF_ENGINE") or "local"
+    if engine not in ("local", "slurm"):
+        raise Refusal(f"the engine is local or slurm, not {engine!r}")
+    local = engine == "local"
+    workers = number_of_workers(workers) if local else number_of_jobs(workers, len(missing))
     store.check_writable(experiment)
-    if workers == 0 or len(missing) == 1:
-        ended = _run_here(experiment, missing, store)
-    else:
-        ended = _run_in_workers(experiment, missing, store, workers)
-    done, failures = 0, []
+    costs = None if quiet() and time_left() == math.inf else Costs(store, experiment)
+    progress = Progress(experiment.name, missing, costs, min(workers, len(missing)))
+    work = Work(experiment, missing, store, workers, costs, progress)
+    ended = run_locally(work) if local else run_on_slurm(work, slurm or Slurm.current())
+    _watch(work, ended)
+
+
+def _watch(work: Work, ended: Ended) -> None:
+    """Follow the runs to their end and say what went wrong."""
+    done, failures, stopped = 0, [], []
     try:
-        for config, failure in tqdm(ended, experiment.name, len(missing), unit="run", disable=_quiet()):
-            if failure:
-                failures.append((config, failure))
-            else:
+        for config, failure in ended:
+            if failure is None:
                 done += 1
+                if work.costs and (record := work.store.get(work.experiment, config)):
+                    work.costs.learn(record)
+            elif failure.kind == "stopped":
+                stopped.append(config)
+            else:
+                failures.append((config, failure))
     except KeyboardInterrupt:
-        counts = f"{done} of {len(missing)} missing runs are recorded"
-        raise Refusal(f"{experiment.name} interrupted: {counts}; run again to go on") from None
+        counts = f"{done} of {len(work.missing)} missing runs are recorded"
+        raise Refusal(f"{work.experiment.name} interrupted: {counts}; run again to go on") from None
     finally:
         ended.close()
+        work.progress.close()
     if failures:
-        _report(experiment, failures, done)
+        _report(work.experiment, failures, done)
+    if stopped:
+        raise OutOfTime(_what_is_left(work, stopped, done))
 
 
-def _run_here(experiment: Experiment, missing: list[Config], store: Store) -> Ended:
-    """In this process, one after the other."""
-    commit = Commit.current()
-    for config in missing:
-        try:
-            store.put(make_record(experiment, config, commit))
-        except Exception as error:
-            yield config, Failure.of(error)
-        else:
-            yield config, None
-
-
-def _run_in_workers(experiment: Experiment, missing: list[Config], store: Store, workers: int) -> Ended:
-    """In worker processes, as they come free; a worker that dies is replaced."""
-    commit = Commit.current()
-    waiting = missing[::-1]
-    busy: list[Worker] = []
-    try:
-        for _ in range(min(workers, len(missing))):
-            busy.append(Worker(store, commit))
-            busy[-1].start(experiment, waiting.pop())
-        while busy:
-            for worker in wait(busy):
-                config, failure = worker.job, worker.finish()
-                dead = worker.process.poll() is not None
-                if dead or not waiting:
-                    worker.stop()
-                    busy.remove(worker)
-                if waiting:
-                    if dead:
-                        worker = Worker(store, commit)
-                        busy.append(worker)
-                    worker.start(experiment, waiting.pop())
-                yield config, failure
-    finally:
-        for worker in busy:
-            worker.stop()
+def _what_is_left(work: Work, stopped: list[Config], done: int) -> str:
+    """E.g. `square out of time: 5 of 8 missing runs are recorded, 3 are left, about 12 min with 2 workers`."""
+    counts = f"{done} of {len(work.missing)} missing runs are recorded, {len(stopped)} left"
+    cost = work.costs.total(stopped) if work.costs else None
+    if cost is None:
+        price = "at a cost nobody has recorded yet"
+    else:
+        at_once = max(1, min(work.workers, len(stopped)))
+        price = f"about {in_words(cost / at_once)} with {at_once} worker{'s' if at_once > 1 else ''}"
+    return f"{work.experiment.name} out of time: {counts}, {price}; run again to go on"
 
 
 def _report(experiment: Experiment, failures: list[tuple[Config, Failure]], done: int) -> None:
     config, failure = failures[0]
-    sentence = f"{experiment.name} failed with {_name(config)}: {failure.sentence}"
+    sentence = f"{experiment.name} failed with {told(config)}: {failure.sentence}"
     if len(failures) > 1:
         sentence += f" ({len(failures)} runs failed, {done} were recorded)"
-    if failure.refused:
+    if failure.kind == "refused":
         raise Refusal(sentence)
     error = RunFailed(sentence)
     error.add_note(failure.stack)
     raise error
-
-
-def _name(config: Config) -> str:
-    """The fields that differ from their defaults, to name a run in a sentence."""
-    fields = type(config).model_fields
-    told = {name: value for name, value in config.as_dict().items() if value != fields[name].default}
-    return ", ".join(f"{name}={value!r}" for name, value in (told or config.as_dict()).items())
-
-
-def _checked_workers(workers: int | None) -> int:
-    """The number of workers asked for, or the default."""
-    asked = os.environ.get("NTF_WORKERS") if workers is None else str(workers)
-    if asked:
-        if not asked.isdecimal():
-            raise Refusal(f"the number of workers is 0 or more, not {asked!r}")
-        return int(asked)
-    torch = sys.modules.get("torch")
-    return 1 if torch and torch.cuda.is_available() else os.cpu_count() or 1
-
-
-def _quiet() -> bool:
-    """Bars are for people: a terminal or a live notebook, never a log or a test."""
-    if os.environ.get("NTF_QUIET") == "1" or os.environ.get("CI"):
-        return True
-    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
-    return not (in_notebook or sys.stderr.isatty())
 
 
 def runs_behind(table: pd.DataFrame, store: Store | None = None) -> list[Record]:
