@@ -4,6 +4,7 @@ PYTHON ?= python3
 PAPER ?=
 PROFILE ?= laptop
 FRESH ?=
+BUDGET ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -22,9 +23,11 @@ help:  ## list the targets
 book: $(VENV)/.installed  ## build the book from the recorded runs and say where it lies
 	@$(PRESS) book
 
-test: $(VENV)/.installed-test  ## everything: lint, unit tests, notebooks, smoke runs, strict book, browser
+test: $(VENV)/.installed-test  ## everything: lint, unit tests, replays, notebooks, smoke runs, strict book, browser
 	$(PY) -m ruff check .
 	$(PY) -m pytest $(TWO_WORKERS) tests $(BOOK_TESTS:%=--ignore=%)
+	$(PY) -m ntf_utils runs verify
+	$(PY) -m ntf_utils replay --budget 30s
 	$(PY) -m pytest $(TWO_WORKERS) --nbval --nbval-current-env --nbval-cell-timeout 120 notebooks
 	$(PY) -m pytest $(BOOK_TESTS)
 
@@ -34,8 +37,9 @@ lab: $(VENV)/.installed  ## JupyterLab on the notebooks
 notebooks: $(VENV)/.installed  ## execute the .py sources and write the .ipynb beside them [PAPER=]
 	@$(PRESS) notebooks $(if $(PAPER),--paper $(PAPER))
 
-reproduce: $(VENV)/.installed  ## run what the records lack [PAPER= PROFILE=laptop FRESH=1 to run all again]
-	@$(PY) -m ntf_utils reproduce $(or $(PAPER),all) --profile $(PROFILE) $(if $(FRESH),--fresh)
+reproduce: $(VENV)/.installed  ## run what the records lack [PAPER= PROFILE=laptop BUDGET=10m FRESH=1: all again]
+	@$(PY) -m ntf_utils reproduce $(or $(PAPER),all) --profile $(PROFILE) $(if $(FRESH),--fresh) \
+	  $(if $(BUDGET),--budget $(BUDGET))
 
 bench: $(VENV)/.installed-test  ## our speed beside what you would otherwise run
 	@$(PY) -m benchmarks

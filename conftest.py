@@ -1,12 +1,24 @@
 """Fixtures of the whole repository: the notebooks, and the book built from the recorded runs."""
 
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A temporary folder, in memory where the system has such a place: a test that syncs hundreds of files does not
+    wait for a busy disk."""
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ class SquareConfig(Config):
     strengths: tuple[float, ...] = (0.0, 1.0)
     pause: float = 0.0  # seconds
     trace: str = ""  # a file that gets a line for each run that really starts
+    devices: str = ""  # a file that gets the CUDA_VISIBLE_DEVICES of each run that really starts
     fate: str = "well"  # or "raise", "refuse", "nan", "die"
 
 
@@ -25,6 +26,9 @@ def square(config: SquareConfig) -> Outcome:
     if config.trace:
         with Path(config.trace).open("a") as file:
             file.write(f"{config.seed} {os.getpid()}\n")
+    if config.devices:
+        with Path(config.devices).open("a") as file:
+            file.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
     time.sleep(config.pause)
     print("an experiment may print")
     if config.fate == "raise":

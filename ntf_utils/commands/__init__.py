@@ -1,6 +1,7 @@
 """The command line: look at the recorded runs, replay some, reproduce a chapter.
 
-Exit status: 0 all well; 1 something differs or a notebook failed; 2 the request was refused.
+Exit status: 0 all well; 1 something differs or a notebook failed; 2 the request was refused;
+3 the budget is spent and there is more to do.
 """
 
 import sys

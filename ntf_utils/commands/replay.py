@@ -5,23 +5,28 @@ import math
 import pkgutil
 import sys
 import time
-from typing import Annotated
+from collections import Counter
+from typing import Annotated, Literal
 
 import typer
 
 from ntf_utils import papers
 from ntf_utils.refusal import Refusal, nearest
 from ntf_utils.runs import Commit, Config, Experiment, Record, Store, key_of, make_record, registry
+from ntf_utils.runs.duration import seconds_of
 
 
 def replay(
-    budget: Annotated[float, typer.Option(help="Seconds to spend, by the recorded durations.")] = 120,
+    budget: Annotated[str, typer.Option(help="Time to spend by the recorded durations, e.g. 90s or 2m.")] = "2m",
     experiment: Annotated[str | None, typer.Option(help="Only the records of this experiment.")] = None,
 ) -> None:
     """Re-run the cheapest records, at least one an experiment where the budget allows, and compare.
 
-    Exit status 1 where a number lies outside the experiment's tolerance.
+    On the record's own kind of processor, with its versions, every number must be the same. Elsewhere it must lie
+    within the experiment's tolerance or is reported, and decides nothing: training is chaotic, and another
+    processor's last digits make another run. Exit status 1 where the same machine gives another number.
     """
+    seconds = seconds_of(budget)
     _import_papers()
     if experiment and experiment not in registry:
         raise Refusal(f"no experiment {experiment!r}: {nearest(experiment, registry)}")
@@ -32,10 +37,11 @@ def replay(
             print(f"stale    {record.experiment} {record.key}: {obstacle}")
         else:
             candidates.append(record)
-    chosen = within_budget(candidates, budget)
-    drifted = sum(_replay_one(record) for record in chosen)
-    print(f"{len(chosen)} of {len(candidates)} records replayed, {drifted} drifted")
-    raise typer.Exit(bool(drifted))
+    chosen = within_budget(candidates, seconds)
+    found = Counter(_replay_one(record) for record in chosen)
+    elsewhere = f", {found['differs']} differ on this other machine" if found["differs"] else ""
+    print(f"{len(chosen)} of {len(candidates)} records replayed, {found['DRIFTED']} drifted{elsewhere}")
+    raise typer.Exit(bool(found["DRIFTED"]))
 
 
 def within_budget(records: list[Record], budget: float) -> list[Record]:
@@ -82,19 +88,33 @@ def _same(old: object, new: object, tolerance: float) -> bool:
     return old == new
 
 
-def _replay_one(record: Record) -> bool:
-    """Re-run one record, say how it went, and return whether it drifted."""
+def _replay_one(record: Record) -> Literal["same", "close", "differs", "DRIFTED"]:
+    """Re-run one record and say how it went: the same to the last recorded digit, close enough for another machine,
+    different on another machine, or drifted on its own."""
     experiment = registry[record.experiment]
     start = time.perf_counter()
     again = make_record(experiment, _config(experiment, record), Commit())
-    found = differences(record, again, experiment.tolerance)
+    at_home = again.provenance.same_machine(record.provenance)
+    found = differences(record, again, 0 if at_home else experiment.tolerance)
     seconds = time.perf_counter() - start
-    print(f"{'DRIFTED' if found else 'same':<8} {record.experiment} {record.key} {seconds:.1f} s")
+    if found:
+        verdict = "DRIFTED" if at_home else "differs"
+    else:
+        verdict = "same" if at_home or not differences(record, again, 0) else "close"
+    where = "" if at_home else f" (recorded on {_machine(record)})"
+    print(f"{verdict:<8} {record.experiment} {record.key} {seconds:.1f} s{where}")
     for sentence in found[:5]:
         print(f"         {sentence}")
     if len(found) > 5:
         print(f"         and {len(found) - 5} more")
-    return bool(found)
+    return verdict
+
+
+def _machine(record: Record) -> str:
+    about = record.provenance
+    processor = about.cpu or f"an unnamed processor, {about.platform}"
+    device = "" if about.device == "cpu" else f", {about.device}"
+    return f"{processor}{device}, Python {about.python}, torch {about.torch}"
 
 
 def _config(experiment: Experiment, record: Record) -> Config:

@@ -4,12 +4,15 @@ It does what `papermill -f profiles/<profile>.yaml` does, after checking the par
 whole chapter; so both make the same records.
 """
 
+import json
 import logging
+import math
 import os
 import sys
 import time
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import papermill
 import typer
@@ -20,33 +23,76 @@ from papermill.exceptions import PapermillExecutionError
 from ntf_utils import ROOT
 from ntf_utils.claims import Profile
 from ntf_utils.refusal import Refusal, nearest
+from ntf_utils.runs import RESERVED, Slurm
+from ntf_utils.runs.duration import seconds_of
+from ntf_utils.runs.timebox import set_deadline, time_left
 
 NOTEBOOKS = ROOT / "notebooks"
 OUTPUT = ROOT / "_runs"
+CLOSING = 6.0  # seconds of a budget, at most a quarter, kept for runs that stop and a kernel that writes its notebook
+
+Engine = Literal["local", "slurm"]
+
+
+class End(Enum):
+    """How a chapter came out."""
+
+    DONE = "done"
+    FAILED = "failed"
+    MORE_TO_DO = "more to do"
 
 
 def reproduce(
     paper: Annotated[str, typer.Argument(help="A folder of notebooks/, or `all`.")],
     profile: Annotated[Profile, typer.Option(help="Whose parameters; laptop: the notebooks' own.")] = "laptop",
     fresh: Annotated[bool, typer.Option("--fresh", help="Make every run again, recorded or not.")] = False,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes; default a core each.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Runs at once; default one a GPU, else a core; on Slurm a job a run.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Stop in good order within this time, e.g. 10m.")] = None,
+    engine: Annotated[Engine, typer.Option(help="Where runs are made.")] = "local",
+    partition: Annotated[str | None, typer.Option(help="Slurm: the partition.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="Slurm: GPUs a job.")] = None,
+    job_time: Annotated[str | None, typer.Option(help="Slurm: time limit of a job, e.g. 4h.")] = None,
+    memory: Annotated[float | None, typer.Option(help="Slurm: GB a job.")] = None,
     parameters: Annotated[
         list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter, over the profile's.")
     ] = None,
 ) -> None:
-    """Run a chapter's notebooks; recorded runs are not made again, so it goes on where it stopped."""
+    """Run a chapter's notebooks; recorded runs are not made again, so it goes on where it stopped.
+
+    Exit status 3 where the budget ended before the work: the same command goes on.
+    """
+    closes = time.monotonic() + seconds_of(budget) if budget else math.inf
     chapters = _chapters(paper)
     overrides = dict(_parameter(text) for text in parameters or [])
     plans = {chapter: _parameters(chapter, profile) | overrides for chapter in chapters}
     for chapter, values in plans.items():
         check_names(chapter, values)
     _set_environment(profile, fresh, workers)
+    os.environ["NTF_ENGINE"] = engine
+    os.environ["NTF_SLURM"] = json.dumps(_asked_of_slurm(partition, gpus, job_time, memory))
+    if budget:
+        set_deadline(closes - time.monotonic() - min(CLOSING, seconds_of(budget) / 4))
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of names that other notebooks know
     try:
-        well = [_run_chapter(chapter, profile, values) for chapter, values in plans.items()]
+        ends = [_run_chapter(chapter, profile, values) for chapter, values in plans.items()]
     except KeyboardInterrupt:
         raise Refusal("interrupted; finished runs are recorded, the same command goes on") from None
-    raise typer.Exit(not all(well))
+    finally:
+        os.environ.pop("NTF_DEADLINE", None)
+    raise typer.Exit(1 if End.FAILED in ends else 3 if End.MORE_TO_DO in ends else 0)
+
+
+def _asked_of_slurm(
+    partition: str | None, gpus: int | None, job_time: str | None, memory: float | None
+) -> dict[str, Any]:
+    """What the flags ask for, checked before any notebook starts."""
+    minutes = math.ceil(seconds_of(job_time) / 60) if job_time else None
+    asked = {"partition": partition, "gpus": gpus, "minutes": minutes, "memory_gb": memory}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    Slurm(**asked)
+    return asked
 
 
 def _chapters(paper: str) -> list[Path]:
@@ -87,7 +133,7 @@ def check_names(chapter: Path, values: dict[str, Any]) -> None:
     """Refuse a parameter that no notebook of the chapter has in its `parameters` cell."""
     known = {name for notebook in _notebooks(chapter) for name in papermill.inspect_notebook(notebook)}
     for name in values:
-        if name not in known:
+        if name not in known | RESERVED:
             raise Refusal(f"{chapter.name} has no parameter {name!r}: {nearest(name, known)}")
 
 
@@ -97,6 +143,8 @@ def _notebooks(chapter: Path) -> list[Path]:
 
 def _set_environment(profile: Profile, fresh: bool, workers: int | None) -> None:
     """What the kernels shall know; they inherit it."""
+    if not sys.stderr.isatty():  # the kernels cannot know: their bars would fill a log
+        os.environ["NTF_QUIET"] = "1"
     if workers is not None:
         os.environ["NTF_WORKERS"] = str(workers)
     if profile == "smoke":  # proves that the code runs: always trained, never beside the real records
@@ -105,9 +153,12 @@ def _set_environment(profile: Profile, fresh: bool, workers: int | None) -> None
         os.environ["NTF_FRESH_SINCE"] = str(int(time.time()))
 
 
-def _run_chapter(chapter: Path, profile: Profile, values: dict[str, Any]) -> bool:
-    """Run the notebooks in order, up to the first that fails; later ones rest on it."""
-    for notebook in _notebooks(chapter):
+def _run_chapter(chapter: Path, profile: Profile, values: dict[str, Any]) -> End:
+    """Run the notebooks in order, up to the first that fails or for which no time is left; later ones rest on it."""
+    notebooks = _notebooks(chapter)
+    for position, notebook in enumerate(notebooks):
+        if time_left() <= 0:
+            return _out_of_time(chapter, notebooks[position:])
         output = OUTPUT / profile / chapter.name / notebook.name
         output.parent.mkdir(parents=True, exist_ok=True)
         name = f"{chapter.name}/{notebook.stem}"
@@ -119,10 +170,20 @@ def _run_chapter(chapter: Path, profile: Profile, values: dict[str, Any]) -> boo
                 extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log is not for the reader
             )  # fmt: skip
         except (PapermillExecutionError, DeadKernelError) as error:
+            if getattr(error, "ename", "") == "OutOfTime":
+                print(f"{name}: {error.evalue}")
+                return _out_of_time(chapter, notebooks[position + 1 :])
             print(f"error: {name}: {_last_sentence(error)}", file=sys.stderr)
-            return False
+            return End.FAILED
         print(f"{name}: {time.perf_counter() - start:.0f} s, {os.path.relpath(output)}")
-    return True
+    return End.DONE
+
+
+def _out_of_time(chapter: Path, unbegun: list[Path]) -> End:
+    """Name the notebooks that were not begun; what their sweeps lack is known when they run."""
+    if unbegun:
+        print(f"{chapter.name}: not begun {', '.join(notebook.stem for notebook in unbegun)}")
+    return End.MORE_TO_DO
 
 
 def _last_sentence(error: Exception) -> str:

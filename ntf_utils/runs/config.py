@@ -1,5 +1,7 @@
 """Configs: the frozen, validated description of one run, and the check of a notebook's parameters."""
 
+import json
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
@@ -42,6 +44,7 @@ Parameters = TypeVar("Parameters", bound=Config)
 # What a parameters cell can hold, papermill's YAML types. Modules, classes and functions are not parameters.
 _PARAMETER_TYPES = (str, int, float, bool, type(None), list, tuple, dict)
 _IPYTHON_NAMES = {"In", "Out"}
+RESERVED = {"slurm"}  # lines of a profile that are no notebook's parameters
 
 
 def check_parameters(
@@ -50,6 +53,9 @@ def check_parameters(
     """Validate a notebook's parameters; call it in the cell right after the `parameters` cell.
 
     Papermill only warns of unknown names and never checks values; this stops before any training.
+
+    A profile's `slurm:` lines, what a job of its sweeps needs, are no parameter: they are kept for the sweeps of this
+    process (see `Slurm.current`).
 
     Args:
         namespace: `globals()` of the notebook, or a plain dict. Every public name that holds a plain
@@ -69,6 +75,8 @@ def check_parameters(
         for name, value in namespace.items()
         if not name.startswith("_") and name not in _IPYTHON_NAMES and isinstance(value, _PARAMETER_TYPES)
     }
+    if "slurm" in given:
+        os.environ["NTF_SLURM_PROFILE"] = json.dumps(given.pop("slurm"))
     known = set(model.model_fields).union(*(other.model_fields for other in also))
     if not _cell_runs_again(namespace):
         for name in given.keys() - known:

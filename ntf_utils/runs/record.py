@@ -129,6 +129,7 @@ def _peak_memory_mb() -> int:
         return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -10,12 +10,14 @@ from pathlib import Path
 from ntf_utils import ROOT
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs.atomic import write_atomically
+from ntf_utils.runs.attempt import held
 from ntf_utils.runs.config import Config
 from ntf_utils.runs.experiment import Experiment
 from ntf_utils.runs.record import Damaged, Record, key_of
 
 log = logging.getLogger(__name__)
 
+_STALE = 24 * 3600  # seconds after which nobody is at a file any more
 _CLOCKS_DIFFER = 60  # seconds by which the clocks of a cluster's nodes may differ
 
 
@@ -47,13 +49,16 @@ class Store:
         finished = record.provenance.finished.timestamp()
         return record if since <= finished <= max(time.time(), since) + _CLOCKS_DIFFER else None
 
-    def put(self, record: Record) -> None:
+    def put(self, record: Record, text: str | None = None) -> None:
         """Write a record in one step; a record of the same key is replaced.
+
+        Args:
+            text: the record as somebody else has written it, to be kept to the letter.
 
         Raises:
             Refusal: the folder cannot be written or the disk is full.
         """
-        write_atomically(self._path(record.experiment, record.key), record.text())
+        write_atomically(self._path(record.experiment, record.key), text or record.text())
 
     def records(self, experiment: str | None = None) -> Iterator[Record]:
         """All whole records, ordered by experiment and key; damaged ones are named in a warning."""
@@ -61,6 +66,32 @@ class Store:
             record = self._read(path)
             if record is not None:
                 yield record
+
+    def whole(self, experiment: str, key: str) -> Record | None:
+        """The record of that key if its file is there and can be trusted."""
+        return self._read(self._path(experiment, key))
+
+    def remove(self, record: Record) -> None:
+        """Delete a record, and its folder with the last one.
+
+        Raises:
+            Refusal: the file cannot be removed.
+        """
+        path = self._path(record.experiment, record.key)
+        try:
+            path.unlink(missing_ok=True)
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+        except OSError as error:
+            raise Refusal(f"cannot delete {path}: {error.strerror}") from None
+
+    def left_over(self) -> list[Path]:
+        """What killed processes have left: half-written files, and locks and checkpoints that nobody has touched for
+        a day. None of it is trusted or in the way; a checkpoint only saves time when its run is made after all."""
+        old = time.time() - _STALE
+        folders = ((self.root / "runs").rglob("*.tmp"), (self.root / "cache" / "runs").rglob("*"))
+        files = (path for found in folders for path in found if path.is_file() and path.stat().st_mtime < old)
+        return sorted(path for path in files if not (path.suffix == ".lock" and held(path)))
 
     def find(self, key_prefix: str) -> Record:
         """The one record whose key starts with `key_prefix`.

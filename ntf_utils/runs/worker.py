@@ -16,10 +16,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from subprocess import PIPE, Popen
 from typing import Literal
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs.attempt import attempting, current_attempt, locked
@@ -36,7 +37,7 @@ def one_thread() -> Iterator[None]:
     in every process and on any number of cores."""
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else None
-    with threadpool_limits(1):
+    with _pools(len(sys.modules)).limit(limits=1):
         if torch:
             torch.set_num_threads(1)
         try:
@@ -44,6 +45,13 @@ def one_thread() -> Iterator[None]:
         finally:
             if torch:
                 torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def _pools(modules: int) -> ThreadpoolController:
+    """The thread pools of the loaded libraries. To look for them takes longer than a short run, so it is done again
+    only when the number of modules has changed, and with it, perhaps, the libraries."""
+    return ThreadpoolController()
 
 
 def record_run(experiment: Experiment, config: Config, commit: Commit, store: Store, wait: bool = True) -> bool:

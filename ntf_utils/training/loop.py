@@ -1,13 +1,15 @@
 """The training loop for token models: AdamW, warm-up, cosine decay, clipping, and looks at the model on the way."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ntf_utils.training.checkpoint import Checkpoints, Part
 
 IGNORE = -1  # a target that carries no loss
 
@@ -66,8 +68,9 @@ def train(
     recipe: Recipe,
     look: Callable[[int, float], bool],
     looks: int,
+    kept: Mapping[str, Part] | None = None,
 ) -> int:
-    """Trains in place and returns the number of updates made.
+    """Trains in place and returns the number of updates made. A run that was cut short goes on where it was.
 
     Args:
         model: on its device, in training mode.
@@ -75,15 +78,18 @@ def train(
             model can never change the data.
         look: called with the updates made and the last batch's loss, before the first update (loss NaN) and then
             `looks` times, evenly spread; it sees the model in eval mode, and ends the training by returning True.
+        kept: what else a checkpoint must hold: the generators behind `next_lesson`, and what `look` notes down.
     """
     forward = torch.compile(model, backend=recipe.compiler) if recipe.compiler else model
     optimiser = torch.optim.AdamW(
         model.parameters(), betas=(0.9, recipe.beta2), weight_decay=recipe.weight_decay, fused=True
     )
     when = {round(recipe.steps * (i + 1) / looks) for i in range(looks)}
-    if _look(model, look, 0, math.nan):
-        return 0
-    for step in range(1, recipe.steps + 1):
+    checkpoints = Checkpoints({"model": model, "optimiser": optimiser, **(kept or {})})
+    done = checkpoints.resume()
+    if checkpoints.ended or (not done and _look(model, look, 0, math.nan)):
+        return done
+    for step in range(done + 1, recipe.steps + 1):
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate_at(step)
         loss = loss_of(forward, next_lesson(), recipe.precision)
@@ -92,8 +98,9 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimiser.step()
         if step in when and _look(model, look, step, loss.item()):
-            return step
-    return recipe.steps
+            return checkpoints.end(step)
+        checkpoints.after(step)
+    return checkpoints.end(recipe.steps)
 
 
 @torch.no_grad()

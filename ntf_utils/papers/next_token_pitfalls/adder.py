@@ -68,7 +68,7 @@ class AdderConfig(Config):
         return AdditionTask(self.digits)
 
 
-@experiment(version=1, tolerance=1e-4)
+@experiment(version=1, tolerance=1e-4, resumable=True)
 def train_adder(config: AdderConfig) -> Outcome:
     """Trains one Transformer by teacher forcing and examines it on unseen sums.
 
@@ -98,7 +98,8 @@ def train_adder(config: AdderConfig) -> Outcome:
             learning[name].append(value)
         return config.stop_when_solved and exact >= SOLVED
 
-    steps = train(model, next_lesson, recipe_of(config, device), look, config.looks)
+    kept = {"data": data, "learning": learning}
+    steps = train(model, next_lesson, recipe_of(config, device), look, config.looks, kept)
     parameters = sum(p.numel() for p in model.parameters())
     row = {"made_steps": steps, "parameters": parameters, **examine(model.eval(), test)}
     return Outcome([row], {"learning": learning})

@@ -66,7 +66,7 @@ class FinetuneConfig(Config):
         return fingerprint(self.model)
 
 
-@experiment(version=1, tolerance=1e-3)
+@experiment(version=1, tolerance=1e-3, resumable=True)
 def finetune_path_finder(config: FinetuneConfig) -> Outcome:
     """Fine-tunes one model by teacher forcing and examines it on unseen graphs.
 
@@ -91,7 +91,9 @@ def finetune_path_finder(config: FinetuneConfig) -> Outcome:
             learning[name].append(value)
         return False
 
-    train(model, lessons(config, text, device), recipe_of(config, device), look, config.looks)
+    data = _generator(config, "data", device)
+    kept = {"data": data, "learning": learning}
+    train(model, lessons(config, text, data), recipe_of(config, device), look, config.looks, kept)
     test = draw_star_graphs(task, config.test_graphs, _generator(config, "test", device))
     found = examine(model.eval(), text, test, config.precision)
     parameters = sum(p.numel() for p in model.parameters())
@@ -177,15 +179,14 @@ class StarText:
                 )
 
 
-def lessons(config: FinetuneConfig, text: StarText, device: torch.device) -> Callable[[], Lesson]:
-    """The stream of training batches of a run."""
-    data = _generator(config, "data", device)
+def lessons(config: FinetuneConfig, text: StarText, data: torch.Generator) -> Callable[[], Lesson]:
+    """The stream of training batches of a run, drawn from `data`."""
     fixed = draw_star_graphs(config.task, config.train_graphs, data) if config.train_graphs else None
 
     def next_lesson() -> Lesson:
         if fixed is None:
             return text.lesson(draw_star_graphs(config.task, config.batch, data))
-        rows = torch.randint(len(fixed), (config.batch,), generator=data, device=device)
+        rows = torch.randint(len(fixed), (config.batch,), generator=data, device=data.device)
         return text.lesson(fixed[rows])
 
     return next_lesson

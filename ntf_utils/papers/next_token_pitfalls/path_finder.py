@@ -80,7 +80,7 @@ class PathFinderConfig(Config):
         return StarTask(self.degree, self.path_length, self.labels)
 
 
-@experiment(version=1, tolerance=1e-4)
+@experiment(version=1, tolerance=1e-4, resumable=True)
 def train_path_finder(config: PathFinderConfig) -> Outcome:
     """Trains one model and examines it on unseen graphs.
 
@@ -94,7 +94,8 @@ def train_path_finder(config: PathFinderConfig) -> Outcome:
     lessons = Lessons(config, device)
     validation = draw_star_graphs(config.task, VALIDATION_GRAPHS, _generator(config, "validation", device))
     diary = Diary(config, model, validation, probe_graphs(config).to(device), lessons)
-    steps = train(model, lessons.next, recipe_of(config, device), diary.look, config.looks)
+    kept = {"data": lessons.data, "control": lessons.control, "learning": diary.learning, "probes": diary.probed}
+    steps = train(model, lessons.next, recipe_of(config, device), diary.look, config.looks, kept)
 
     test = draw_star_graphs(config.task, config.test_graphs, _generator(config, "test", device))
     found = examine(model.eval(), test, config.objective, lessons.shown_goal(test))
