@@ -16,6 +16,7 @@ from ntf_utils.show import (
     benchmark_figures,
     chapters,
     claim_box,
+    estimated_costs,
     marks,
     package_versions,
     profile_costs,
@@ -478,3 +479,13 @@ class TestLive:
         model.go.release(3)
         wait_for(lambda: "Training done" in view.status.value)
         assert "goal 1" in view.picture.value
+
+
+def test_costs_that_nobody_measured_stand_as_their_profiles_tell_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("NTF_STORE", str(tmp_path / "data"))
+    chapter = tmp_path / "notebooks" / "toy"
+    (chapter / "profiles").mkdir(parents=True)
+    for name, cost in [("gpu", "an estimate: 2 h"), ("smoke", "seconds")]:
+        (chapter / "profiles" / f"{name}.yaml").write_text(f"# cost:     {cost}\n# machine:  one GPU\n\nseeds: 3\n")
+    table = estimated_costs(tmp_path / "notebooks")
+    assert table.reset_index().to_numpy().tolist() == [["toy", "gpu", "an estimate: 2 h", "one GPU"]]

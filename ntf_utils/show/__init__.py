@@ -11,6 +11,7 @@ from ntf_utils.show.provenance import provenance
 from ntf_utils.show.scorecard import recorded_profiles, scorecard
 from ntf_utils.show.statistics import (
     benchmark_figures,
+    estimated_costs,
     package_versions,
     profile_costs,
     run_statistics,
@@ -20,7 +21,6 @@ from ntf_utils.show.style import COLOURS, use_style
 
 __all__ = [
     "COLOURS", "PAPERS", "BarrierExplorer", "ClaimBox", "PathExplorer", "benchmark_figures", "chapters", "claim_box",
-    "package_versions",
-    "profile_costs", "provenance", "recorded_profiles", "run_statistics",
+    "estimated_costs", "package_versions", "profile_costs", "provenance", "recorded_profiles", "run_statistics",
     "scorecard", "software_of_runs", "use_style",
 ]  # fmt: skip

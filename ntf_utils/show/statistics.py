@@ -82,6 +82,20 @@ def benchmark_figures(store: Store | None = None) -> pd.DataFrame:
     return _named(pd.DataFrame(rows, columns=["measure", "value", "target", "on", "paper"]))
 
 
+def estimated_costs(notebooks: Path = ROOT / "notebooks", store: Store | None = None) -> pd.DataFrame:
+    """What each profile without recorded verdicts says of its own cost and machine."""
+    measured = profile_costs(notebooks, store)
+    done = set(zip(measured.index, measured["profile"], strict=True))
+    rows = []
+    for path in sorted(notebooks.glob("*/profiles/*.yaml")):
+        paper, profile = path.parents[1].name, path.stem
+        if (paper, profile) not in done and profile != "smoke":
+            told = dict(re.findall(r"^# (cost|machine): +(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE))
+            row = {"cost by its profile": told.get("cost", "–"), "machine": told.get("machine", "–")}
+            rows.append({"paper": paper, "profile": profile, **row})
+    return _named(pd.DataFrame(rows, columns=["paper", "profile", "cost by its profile", "machine"]))
+
+
 _SOFTWARE = ["python", "torch", "numpy", "platform"]
 _TOTALS = ("runs", "seeds", "on", "all runs", "longest", "memory", "commit")
 
