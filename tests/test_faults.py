@@ -289,5 +289,5 @@ def test_costs_are_those_of_the_same_settings(store):
     sweep(square, [SquareConfig(seed=1), SquareConfig(seed=2, pause=0.3)], store=store, workers=0)
     costs = Costs(store, square)
     assert costs.of(SquareConfig(seed=5)) < 0.1 < 0.3 <= costs.of(SquareConfig(seed=7, pause=0.3))
-    assert costs.total([SquareConfig(seed=n, pause=0.3) for n in range(3)]) >= 0.9
+    assert costs.total([SquareConfig(seed=n, pause=0.3) for n in range(3)]) > 0.89
     assert Costs(Store(store.root / "empty"), square).total([SquareConfig()]) is None
