@@ -11,6 +11,7 @@ import pytest
 import torch
 from toy_training import SUBJECTS, ToyTrainingConfig, train_image_net, train_stack
 
+from ntf_utils.papers.linear_mode_connectivity.connectivity import ConnectivityConfig, measure_connectivity
 from ntf_utils.papers.next_token_pitfalls.adder import AdderConfig, train_adder
 from ntf_utils.papers.next_token_pitfalls.path_finder import PathFinderConfig, train_path_finder
 from ntf_utils.runs import Commit, OutOfTime, Store, make_record
@@ -73,6 +74,28 @@ def test_chapter_one_goes_on_where_it_was_stopped(experiment, config, store, mon
             stops += 1
     record = store.get(experiment, config)
     assert stops == 3  # after steps 7, 14 and 21
+    assert (record.key, record.rows, record.curves) == (alone.key, alone.rows, alone.curves)
+    assert left_over(store) == []
+
+
+@pytest.mark.parametrize("architecture", ["perceptron", "resnet20"])
+@pytest.mark.parametrize("spawn_step", [0, 5])
+def test_stacked_members_go_on_where_they_were_stopped(architecture, spawn_step, store, monkeypatch):
+    """Perceptrons in one stack and residual networks with batch norm one by one, some with a common beginning."""
+    config = ConnectivityConfig(
+        dataset="digits", pooling=2, n_train=64, n_test=0, architecture=architecture, width=4, norm="batch", inits=2,
+        batch=16, steps=12, spawn_step=spawn_step, points=3, scored=32,
+    )  # fmt: skip
+    alone = make_record(measure_connectivity, config, Commit())
+    stops = 0
+    while not store.get(measure_connectivity, config):
+        monkeypatch.setattr("ntf_utils.training.checkpoint.must_stop", stop_at(7))
+        try:
+            record_run(measure_connectivity, config, Commit(), store)
+        except OutOfTime:
+            stops += 1
+    record = store.get(measure_connectivity, config)
+    assert stops > spawn_step / 5
     assert (record.key, record.rows, record.curves) == (alone.key, alone.rows, alone.curves)
     assert left_over(store) == []
 

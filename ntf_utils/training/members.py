@@ -3,9 +3,9 @@
 The parameters of all members are stacked, [members, ...], and one batched step (`torch.func`) moves them all; where
 a plain loop over the members is faster, `stack_pays` says so and the members are trained one by one, by the same
 rules. Which images a member sees at which step depends on its order seed and the step alone (`BatchOrder`): nothing
-that looks at a member on the way can change its data, and a training that is interrupted goes on as if it had not
-been. Two members that are compared are in the same call, hence in the same stack: batched and single products
-round differently, and early in training that alone can drive two equal networks apart.
+that looks at a member on the way can change its data, and a run that is cut short goes on from its checkpoint as if
+it had not been. Two members that are compared are in the same call, hence in the same stack: batched and single
+products round differently, and early in training that alone can drive two equal networks apart.
 """
 
 import copy
@@ -24,6 +24,7 @@ from torch.func import vmap
 from ntf_utils.measures.barriers import cross_entropy
 from ntf_utils.models.stages import call, is_staged
 from ntf_utils.refusal import Refusal
+from ntf_utils.training.checkpoint import Checkpoints
 
 # read by cuBLAS at its start, and needed for equal products on equal input
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -230,7 +231,7 @@ def train_members(
     job = _Job(template, images, labels.expand(count, -1), recipe, list(order_seeds), set(save_at), augment, report)
     if stacked is None:
         stacked = stack_pays(template, count, images[:1], recipe.batch)
-    with _training_mode(template), deterministic():
+    with _mode(template, training=True), deterministic():
         return job.together(begun) if stacked else job.one_by_one(begun)
 
 
@@ -263,13 +264,12 @@ def _widest(template: nn.Module, image: Tensor) -> int:
         sizes.append(output.numel())
 
     hooks = [module.register_forward_hook(note) for module in template.modules()]
-    was = template.training
     try:
-        template.eval()(image)
-        if is_staged(template):
-            sizes.append(template.respond(template.see(image)).numel())
+        with _mode(template, training=False):
+            template(image)
+            if is_staged(template):
+                sizes.append(template.respond(template.see(image)).numel())
     finally:
-        template.train(was)
         for hook in hooks:
             hook.remove()
     return max(sizes)
@@ -343,9 +343,14 @@ class _Job:
         update = {"sgd": _sgd, "adam": _adam}[recipe.optimiser]
         rates = recipe.learning_rates(len(self.order_seeds))[:, list(members)]
         rates = rates.to(self.images.device) if len(members) > 1 else rates[:, 0].tolist()
-        losses = torch.empty(recipe.steps - first, len(members), device=self.images.device)
-        saved, logits = {}, None
-        for step, (inputs, targets) in enumerate(self._batches(members, first), start=first):
+        losses = torch.zeros(recipe.steps - first, len(members), device=self.images.device)
+        saved = _Saved()
+        checkpoints = Checkpoints({
+            "state": training.state, "losses": losses, "saved": saved,
+            **{f"moment {place}": moment for place, moment in enumerate(training.moments)},
+        })  # fmt: skip
+        done = first + checkpoints.resume()
+        for step, (inputs, targets) in enumerate(self._batches(members, done), start=done):
             if step in self.save_at:
                 saved[step] = _snapshot(training, step)
             if self.report is not None:
@@ -356,11 +361,19 @@ class _Job:
             with torch.no_grad():
                 losses[step - first] = loss
                 update(recipe, parameters, gradients, moments, rates[step], step + 1)
+            checkpoints.after(step + 1 - first)
+        checkpoints.end(recipe.steps - first)
         end = _snapshot(training, recipe.steps)
         if recipe.steps in self.save_at:
             saved[recipe.steps] = end
         losses = losses.cpu()
-        return Trained(end, losses, _diverged(losses, logits.shape[-1]), saved)
+        return Trained(end, losses, _diverged(losses, self.classes), dict(saved))
+
+    @cached_property
+    def classes(self) -> int:
+        """How many the network tells apart."""
+        with torch.no_grad(), _mode(self.template, training=False):
+            return self.template(self.images[:1]).shape[-1]
 
     @cached_property
     def seen(self) -> Tensor | None:
@@ -472,10 +485,21 @@ def _joined(runs: list[Trained]) -> Trained:
     )
 
 
+class _Saved(dict[int, Training]):
+    """Step -> members, in a form that a checkpoint can keep."""
+
+    def state_dict(self) -> dict[int, list[State]]:
+        return {step: [training.state, *training.moments] for step, training in self.items()}
+
+    def load_state_dict(self, kept: dict[int, list[State]]) -> None:
+        self.clear()
+        self.update({step: Training(parts[0], tuple(parts[1:]), step) for step, parts in kept.items()})
+
+
 @contextmanager
-def _training_mode(template: nn.Module) -> Iterator[None]:
+def _mode(template: nn.Module, training: bool) -> Iterator[None]:
     was = template.training
-    template.train()
+    template.train(training)
     try:
         yield
     finally:

@@ -40,6 +40,7 @@ from ntf_utils.models.resnet import ResNet20
 from ntf_utils.models.vision_transformer import ViT
 from ntf_utils.refusal import Refusal, nearest
 from ntf_utils.runs import Config, Outcome, experiment
+from ntf_utils.training.augmentation import flip, shift_crop
 from ntf_utils.training.members import MemberRecipe, State, Trained, Training, stack, train_members, unstack
 
 Architecture = Literal["perceptron", "dense", "local", "convolutional", "random_sparse", "shuffled", "resnet20", "vit"]
@@ -122,7 +123,7 @@ class ConnectivityConfig(Config):
         return images_fingerprint(self.dataset)
 
 
-@experiment(version=1, tolerance=1e-4)
+@experiment(version=1, tolerance=1e-4, resumable=True)
 def measure_connectivity(config: ConnectivityConfig) -> Outcome:
     """Trains all copies of all initialisations in one stack and measures the loss between them.
 
@@ -407,9 +408,8 @@ def tile_rows(labels: Tensor, a_class: int) -> Tensor:
 
 
 def flip_and_shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """[n, channels, height, width] each mirrored or not, and shifted by up to an eighth of its side."""
-    from ntf_utils.training.augmentation import flip, shift_crop
-
+    """[n, channels, height, width] standardised images, each mirrored or not, and shifted by up to an eighth of its
+    side. What comes in at the border is 0, so the mean grey."""
     return shift_crop(flip(images, generator), max(1, images.shape[-1] // 8), generator)
 
 
