@@ -170,7 +170,7 @@ for name, (copies, strangers) in shown.items():
     print(f"{name:<30} copies {copies.astype(float).mean():.3f}   independent {strangers.astype(float).mean():.3f}")
 
 # %% [markdown]
-# Copies keep their units where they were, so matching has nothing to mend: their barrier is a real ridge. Between independent networks it takes most of the barrier away.
+# Copies keep nearly all of their units where they were, and matching takes away the smaller part of their barrier: most of it is a real ridge. Between independent networks it takes most of the barrier away.
 
 # %% [markdown]
 # ## Implementation details that matter
