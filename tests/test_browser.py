@@ -22,6 +22,11 @@ STATE = """slider => {
     return [slider.value, around.innerText];
 }"""
 
+UNDECIDED = """() => [...document.querySelectorAll('.explorer')].flatMap((explorer, place) => {
+    const names = new Set([...explorer.querySelectorAll('input[type=radio]')].map((radio) => radio.name));
+    return [...names].filter((name) => !explorer.querySelector(`input[name="${name}"]:checked`)).map((n) => [place, n]);
+})"""
+
 
 def page_names() -> list[str]:
     """Every page of the table of contents, and the search page."""
@@ -66,6 +71,7 @@ def test_page(name: str, width: int, scheme: str, browser: Browser, html: Path):
     page.screenshot(path=SCREENSHOTS / f"{name.replace('/', '.')}-{width}-{scheme}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
     page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    assert page.evaluate(UNDECIDED) == [], "a choice shows nothing chosen: explorers on one page must not share names"
     for slider in page.locator("input[type=range]").all():
         moves_by_keyboard(slider)
         moves_by_mouse(page, slider)

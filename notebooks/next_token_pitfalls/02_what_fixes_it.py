@@ -185,7 +185,7 @@ display(PathExplorer(recorded_states(cured, curves(cure, "probes")), live=lambda
 #
 # - **How long the plateau lasts hangs on details.** In pilots on the smaller graph, heads, depth, width, batch, learning rate and initialisation moved the end of teacherless training's plateau several-fold, up to never within the budget. On the main graph it climbed from right to left too, with the hop token still near chance after three times these updates. The `gpu` profile gives it more.
 # - **The dummy.** The authors use one token `$` for all positions; so do we. Its position tells which token is asked for.
-# - **The number of labels** decides more than anything else on this scale: {doc}`03_how_far_it_reaches`.
+# - **The number of labels.** With 7, every label stands in every graph. In single-seed pilots with more of them teacherless training did not leave its plateau, or much later; {doc}`03_how_far_it_reaches` varies it for the other ways to train.
 # - **Follow-up work** disagrees on when teacherless and reversed training succeed. A study of the factorisation curse {cite:p}`kitouni2024factorization` reports chance for reversed targets on a task with two arms, against C7; heads for several tokens at once {cite:p}`zuhri2025predicting` solve some graphs and fail on larger ones. Both as others quote them.
 #
 # **Try it.** Set `cure_labels` to 8: who is first now, the teacher or the dummy?

@@ -14,7 +14,7 @@
     const state = { setting: 0, pair: 0, at: data.at };
     let timer = 0, speech = 0;
 
-    const number = start.count = (start.count || 0) + 1;
+    const number = [...document.querySelectorAll(".barrier-explorer")].indexOf(root);  // each has a script of its own
     for (const radio of root.querySelectorAll('input[type="radio"]')) radio.name = `${radio.dataset.choice}-${number}`;
 
     function draw() {

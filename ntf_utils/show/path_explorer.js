@@ -16,7 +16,7 @@
     const state = { graph: 0, objective: 0, step: data.objectives[0].steps.length - 1, position: data.position };
     let timer = 0, speech = 0;
 
-    const number = start.count = (start.count || 0) + 1;
+    const number = [...document.querySelectorAll(".path-explorer")].indexOf(root);  // each has a script of its own
     for (const radio of root.querySelectorAll('input[type="radio"]')) radio.name = `${radio.dataset.choice}-${number}`;
 
     function draw() {

@@ -106,7 +106,7 @@ def summary(table: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:
             "inits": len(left), "diverged nets": int(rows["diverged"].sum()),
         }  # fmt: skip
     found = pd.DataFrame.from_dict(lines, orient="index").round(3)
-    found.index.name = by if isinstance(by, str) else ", ".join(by)
+    found.index.names = [by] if isinstance(by, str) else list(by)
     return found
 
 
