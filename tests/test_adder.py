@@ -60,7 +60,7 @@ def test_test_and_validation_sums_are_never_learned_from(monkeypatch):
     """Of the 10,000 sums of two-digit numbers a run sees most, so the test must be held out, not just drawn anew."""
     drawn, examined = [], []
 
-    def spy(model, next_lesson, recipe, look, looks):
+    def spy(model, next_lesson, recipe, look, looks, kept):
         drawn.extend(next_lesson() for _ in range(1500))
         return 0
 

@@ -14,7 +14,7 @@ from toy_training import SUBJECTS, ToyTrainingConfig, train_image_net, train_sta
 from ntf_utils.papers.linear_mode_connectivity.connectivity import ConnectivityConfig, measure_connectivity
 from ntf_utils.papers.next_token_pitfalls.adder import AdderConfig, train_adder
 from ntf_utils.papers.next_token_pitfalls.path_finder import PathFinderConfig, train_path_finder
-from ntf_utils.runs import Commit, OutOfTime, Store, make_record
+from ntf_utils.runs import Commit, Config, Experiment, OutOfTime, Store, make_record
 from ntf_utils.runs.timebox import set_deadline
 from ntf_utils.runs.worker import record_run
 from ntf_utils.training.checkpoint import Checkpoints
@@ -64,18 +64,7 @@ def test_a_run_killed_at_random_steps_ends_as_if_left_alone(name, store, tmp_pat
     ids=["fresh graphs", "fixed graphs", "adder"],
 )  # fmt: skip
 def test_chapter_one_goes_on_where_it_was_stopped(experiment, config, store, monkeypatch):
-    alone = make_record(experiment, config, Commit())
-    stops = 0
-    while not store.get(experiment, config):
-        monkeypatch.setattr("ntf_utils.training.checkpoint.must_stop", stop_at(7))
-        try:
-            record_run(experiment, config, Commit(), store)
-        except OutOfTime:
-            stops += 1
-    record = store.get(experiment, config)
-    assert stops == 3  # after steps 7, 14 and 21
-    assert (record.key, record.rows, record.curves) == (alone.key, alone.rows, alone.curves)
-    assert left_over(store) == []
+    assert stops_of(experiment, config, store, monkeypatch) == 3  # after steps 7, 14 and 21
 
 
 @pytest.mark.parametrize("architecture", ["perceptron", "resnet20"])
@@ -86,18 +75,22 @@ def test_stacked_members_go_on_where_they_were_stopped(architecture, spawn_step,
         dataset="digits", pooling=2, n_train=64, n_test=0, architecture=architecture, width=4, norm="batch", inits=2,
         batch=16, steps=12, spawn_step=spawn_step, points=3, scored=32,
     )  # fmt: skip
-    alone = make_record(measure_connectivity, config, Commit())
+    assert stops_of(measure_connectivity, config, store, monkeypatch) > spawn_step / 5
+
+
+def stops_of(experiment: Experiment, config: Config, store: Store, monkeypatch) -> int:
+    """Make a run that is stopped after every seven steps, until it is recorded; it must equal one left alone."""
     stops = 0
-    while not store.get(measure_connectivity, config):
+    while not store.get(experiment, config):
         monkeypatch.setattr("ntf_utils.training.checkpoint.must_stop", stop_at(7))
         try:
-            record_run(measure_connectivity, config, Commit(), store)
+            record_run(experiment, config, Commit(), store)
         except OutOfTime:
             stops += 1
-    record = store.get(measure_connectivity, config)
-    assert stops > spawn_step / 5
+    record, alone = store.get(experiment, config), make_record(experiment, config, Commit())
     assert (record.key, record.rows, record.curves) == (alone.key, alone.rows, alone.curves)
     assert left_over(store) == []
+    return stops
 
 
 def stop_at(question: int):

@@ -297,7 +297,11 @@ def test_a_server_that_never_answers_is_not_waited_for(monkeypatch):
 
 def test_a_name_that_is_looked_up_for_ever_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(images, "ANSWER_WITHIN", 0.1)
-    monkeypatch.setattr(images, "urlopen", lambda request, timeout: threading.Event().wait(20))
+    def hang(request, timeout):
+        threading.Event().wait(20)
+        raise TimeoutError
+
+    monkeypatch.setattr(images, "urlopen", hang)
     began = time.monotonic()
     assert not images._answers("http://nowhere.invalid/")
     assert time.monotonic() - began < 2

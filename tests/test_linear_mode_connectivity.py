@@ -459,7 +459,7 @@ class TestLive:
         view.train_button.click()
         assert view.train_button.description == "Stop"
         model.go.release()
-        wait_for(lambda: "update 1 of 3" in view.status.value)
+        wait_for(lambda: "step 1 of 3" in view.status.value)
         model.go.release(2)
         wait_for(lambda: "Training done" in view.status.value)
         assert "training loss 0.700" in view.picture.value and "(live)" in view.where.value
@@ -471,7 +471,7 @@ class TestLive:
         view = BarrierView(states(), lambda: model)
         view.train_button.click()
         model.go.release()
-        wait_for(lambda: "update 1 of 3" in view.status.value)
+        wait_for(lambda: "step 1 of 3" in view.status.value)
         view.train_button.click()
         assert "stopped" in view.status.value
         model.go.release()

@@ -1,9 +1,7 @@
 """The live face of the path explorer, for Jupyter: its picture in ipywidgets, and a model that trains.
 
 Recorded graphs show recorded predictions until a training is started for their objective; from then on, and
-for newly drawn graphs, the live model answers. Training runs in a thread. Starting another one, pressing
-Stop or changing the objective cancels it: its next report raises `Cancelled` inside the model's `train`, and
-nothing stale is shown.
+for newly drawn graphs, the live model answers. Changing the objective cancels a training.
 """
 
 import threading
@@ -15,10 +13,7 @@ import ipywidgets
 
 from ntf_utils.show import path_picture
 from ntf_utils.show.explorer import style_html
-
-
-class Cancelled(Exception):
-    """Raised out of `report` in a training that nobody waits for any more; `train` lets it pass."""
+from ntf_utils.show.live_training import LiveTraining, wrapped
 
 
 class LiveModel(Protocol):
@@ -43,15 +38,12 @@ class LiveModel(Protocol):
         """
 
 
-class PathView:
+class PathView(LiveTraining):
     """The widgets and what they do. `widget` is the whole view."""
 
     def __init__(self, states: dict, live: Callable[[], LiveModel]) -> None:
+        super().__init__(live, "train this objective afresh")
         self._states = states
-        self._make_live = live
-        self._model: LiveModel | None = None
-        self._stop = threading.Event()  # of the training that runs now
-        self._thread: threading.Thread | None = None
         self._graphs = list(states["graphs"])
         self._trained: set[str] = set()  # objectives for which the live model answers
         self._answers: dict[
@@ -73,25 +65,17 @@ class PathView:
         self.draw_button = ipywidgets.Button(
             description="New graph", tooltip="draw another graph; the live model answers"
         )
-        self.train_button = ipywidgets.Button(description="Train", tooltip="train this objective afresh")
-        self.progress = ipywidgets.IntProgress(min=0, max=1, layout=ipywidgets.Layout(visibility="hidden"))
-        self.status = ipywidgets.HTML()
         self.picture = ipywidgets.HTML()
-        rows = [
-            ipywidgets.HBox([self.graph, self.objective, self.alone], layout=_wrapped()),
-            ipywidgets.HBox([self.step, self.when, self.token], layout=_wrapped()),
-            ipywidgets.HBox(
-                [self.draw_button, self.train_button, self.progress, self.status], layout=_wrapped()
-            ),
-        ]
-        self.widget = ipywidgets.VBox([*rows, self.picture])
+        self.widget = ipywidgets.VBox([
+            wrapped(self.graph, self.objective, self.alone), wrapped(self.step, self.when, self.token),
+            wrapped(self.draw_button, self.train_button, self.progress, self.status), self.picture,
+        ])  # fmt: skip
 
         self.graph.observe(self._on_graph, "value")
         self.objective.observe(self._on_objective, "value")
         for control in (self.step, self.token, self.alone):
             control.observe(lambda change: self._draw(), "value")
         self.draw_button.on_click(lambda button: self._guarded(self._draw_graph))
-        self.train_button.on_click(lambda button: self._guarded(self._train_or_stop))
         self._fit_controls(to_last_step=True)
         self.token.value = min(3, self.token.max)
         self._draw()
@@ -175,78 +159,20 @@ class PathView:
         self.graph.options = _numbered(self._graphs, len(self._states["graphs"]))
         self.graph.value = len(self._graphs) - 1
 
-    def _train_or_stop(self) -> None:
-        if self._training():
-            self._cancel()
-            self._say("Training stopped.")
-            return
-        objective = self._shown()[1]["name"]
-        self._stop = threading.Event()
-        arguments = (objective, self._stop, self._thread)
-        self._thread = threading.Thread(target=self._train, args=arguments, daemon=True)
-        self.train_button.description = "Stop"
-        self.progress.value = 0
-        self.progress.layout.visibility = "visible"
-        self._say("Training …")
-        self._thread.start()
+    def _asked(self) -> str:
+        return self._shown()[1]["name"]
 
-    def _train(self, objective: str, stop: threading.Event, stale: threading.Thread | None) -> None:
-        """Runs in the thread; `stop` belongs to this training alone: a stale one stays silent."""
-        if stale is not None:
-            stale.join()  # it ends at its next report; two trainings must not write one model's checkpoints
-        self._answers = {key: answer for key, answer in self._answers.items() if key[0] != objective}
+    def _work(self, asked: str, stop: threading.Event) -> None:
+        self._answers = {key: answer for key, answer in self._answers.items() if key[0] != asked}
 
         def report(step: int, last_step: int) -> None:
-            if stop.is_set():
-                raise Cancelled
-            self.progress.max, self.progress.value = last_step, step
-            self._say(f"Training: step {step:,} of {last_step:,}")
-            if self._live_model().checkpoints(objective):
-                self._trained.add(objective)
+            self._reported(stop, step, last_step)
+            if self._live_model().checkpoints(asked):
+                self._trained.add(asked)
                 self._guarded(lambda: self._fit_controls(to_last_step=True))
                 self._draw_now()
 
-        try:
-            self._live_model().train(objective, report)
-        except Cancelled:
-            return
-        except Exception as error:
-            if not stop.is_set():
-                self._end(f"Training failed: {type(error).__name__}: {error}", alarm=True)
-            return
-        if not stop.is_set():
-            self._end("Training done.")
-
-    def _cancel(self) -> None:
-        if self._training():
-            self._stop.set()
-            self._end("Training cancelled.")
-
-    def _training(self) -> bool:
-        return self._thread is not None and self._thread.is_alive() and not self._stop.is_set()
-
-    def _end(self, sentence: str, alarm: bool = False) -> None:
-        self.train_button.description = "Train"
-        self.progress.layout.visibility = "hidden"
-        self._say(sentence, alarm)
-
-    def _live_model(self) -> LiveModel:
-        if self._model is None:
-            self._model = self._make_live()
-        return self._model
-
-    def _guarded(self, action: Callable[[], None]) -> None:
-        """An error in a callback would only reach a log; it is shown in the view instead."""
-        try:
-            action()
-        except Cancelled:
-            raise
-        except Exception as error:
-            self._say(f"{type(error).__name__}: {error}", alarm=True)
-
-    def _say(self, sentence: str, alarm: bool = False) -> None:
-        role, style = ("alert", "color:#c04a00;font-weight:600") if alarm else ("status", "")
-        self.status.value = f'<span role="{role}" style="{style}">{escape(sentence)}</span>'
+        self._live_model().train(asked, report)
 
 
 def _numbered(graphs: list[dict], recorded: int) -> list[tuple[str, int]]:
@@ -254,7 +180,3 @@ def _numbered(graphs: list[dict], recorded: int) -> list[tuple[str, int]]:
         (f"recorded {index + 1}" if index < recorded else f"drawn {index + 1 - recorded}", index)
         for index in range(len(graphs))
     ]
-
-
-def _wrapped() -> ipywidgets.Layout:
-    return ipywidgets.Layout(flex_flow="row wrap")
