@@ -127,7 +127,7 @@ def test_a_time_limit_requeues_the_job_which_goes_on_from_its_checkpoint(cluster
 
 def test_a_deadline_leaves_the_rest_and_a_killed_driver_leaves_its_jobs(cluster, store, tmp_path):
     trace = tmp_path / "trace"
-    configs = squares(trace, 6, 0.5)
+    configs = squares(trace, 6, 1.5)  # nine seconds for one job, so more than the deadline on any machine
     set_deadline(4)
     with pytest.raises(OutOfTime, match=r"square out of time: \d of 6 missing runs are recorded"):
         sweep(square, configs, engine="slurm", workers=1)
@@ -138,7 +138,7 @@ def test_a_deadline_leaves_the_rest_and_a_killed_driver_leaves_its_jobs(cluster,
 import sys
 from toy_experiments import SquareConfig, square
 from ntf_utils.runs import sweep
-sweep(square, [SquareConfig(seed=s, pause=0.5, trace=sys.argv[1]) for s in range(6)], engine="slurm", workers=2)
+sweep(square, [SquareConfig(seed=s, pause=1.5, trace=sys.argv[1]) for s in range(6)], engine="slurm", workers=2)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     driver = subprocess.Popen([sys.executable, "-c", code, str(trace)], env=environment)
