@@ -21,7 +21,8 @@ from toy_experiments import SquareConfig, square
 
 from ntf_utils import ROOT
 from ntf_utils.commands import main
-from ntf_utils.commands.replay import differences, within_budget
+from ntf_utils.commands.replay import differences, in_order
+from ntf_utils.refusal import Refusal
 from ntf_utils.runs import Commit, Outcome, Record, Store, key_of, make_record, registry, sweep
 from ntf_utils.runs.duration import seconds_of
 
@@ -142,6 +143,27 @@ def test_replay_passes_over_stale_records(store, capsys, monkeypatch):
     assert "the experiment is gone" in call(capsys, "replay")[1]
 
 
+def test_replay_keeps_to_its_budget(store, capsys, monkeypatch):
+    monkeypatch.setattr("ntf_utils.runs.worker.time.perf_counter", iter(range(0, 1000, 20)).__next__)  # 20 s a run
+    sweep(square, [SquareConfig(seed=seed) for seed in range(3)], workers=0)
+    monkeypatch.undo()
+    monkeypatch.setenv("NTF_STORE", str(store.root))
+    assert "2 of 3 records replayed, 0 drifted" in call(capsys, "replay", "--budget", "50s")[1]
+
+
+def test_replay_passes_over_records_whose_data_are_not_here(store, capsys, monkeypatch):
+    monkeypatch.setattr(SquareConfig, "data_fingerprint", lambda config: "photographs")
+    sweep(square, [SquareConfig(seed=seed) for seed in range(3)], workers=0)
+
+    def absent(config):
+        raise Refusal("the photographs are not here")
+
+    monkeypatch.setattr(square, "function", absent)
+    code, out, _ = call(capsys, "replay")
+    assert code == 0 and "0 of 3 records replayed, 0 drifted" in out
+    assert out.count("the photographs are not here") == 1
+
+
 def test_replay_refuses_an_unknown_experiment(capsys):
     assert call(capsys, "replay", "--experiment", "sqare") == (
         2,
@@ -150,7 +172,7 @@ def test_replay_refuses_an_unknown_experiment(capsys):
     )
 
 
-def test_within_budget_takes_one_of_each_experiment_first():
+def test_the_cheapest_of_each_experiment_comes_first():
     def record(experiment: str, seconds: float, seed: int):
         made = make_record(square, SquareConfig(seed=seed), Commit())
         about = made.provenance.model_copy(update={"seconds": seconds})
@@ -158,8 +180,7 @@ def test_within_budget_takes_one_of_each_experiment_first():
 
     cheap = [record("cheap", seconds, seed) for seed, seconds in enumerate([1.0, 2.0, 3.0])]
     dear = [record("dear", 5.0, 3)]
-    assert within_budget(dear + cheap[::-1], 8.5) == [cheap[0], dear[0], cheap[1]]
-    assert within_budget(dear + cheap, 4) == cheap[:2]
+    assert in_order(dear + cheap[::-1]) == [cheap[0], dear[0], *cheap[1:]]
 
 
 def test_differences_are_complete():

@@ -12,7 +12,7 @@ import typer
 
 from ntf_utils import papers
 from ntf_utils.refusal import Refusal, nearest
-from ntf_utils.runs import Commit, Config, Experiment, Record, Store, key_of, make_record, registry
+from ntf_utils.runs import GENERATED, Commit, Config, Experiment, Record, Store, key_of, make_record, registry
 from ntf_utils.runs.duration import seconds_of
 
 
@@ -37,25 +37,38 @@ def replay(
             print(f"stale    {record.experiment} {record.key}: {obstacle}")
         else:
             candidates.append(record)
-    chosen = within_budget(candidates, seconds)
-    found = Counter(_replay_one(record) for record in chosen)
+    found = _replay_within(seconds, candidates)
     elsewhere = f", {found['differs']} differ on this other machine" if found["differs"] else ""
-    print(f"{len(chosen)} of {len(candidates)} records replayed, {found['DRIFTED']} drifted{elsewhere}")
+    print(f"{found.total()} of {len(candidates)} records replayed, {found['DRIFTED']} drifted{elsewhere}")
     raise typer.Exit(bool(found["DRIFTED"]))
 
 
-def within_budget(records: list[Record], budget: float) -> list[Record]:
-    """The records to replay: the cheapest of each experiment first, then the cheapest of the rest,
-    while their recorded seconds fit the budget."""
+def in_order(records: list[Record]) -> list[Record]:
+    """The order of replays: the cheapest of each experiment first, then the cheapest of the rest."""
     by_cost = sorted(records, key=lambda record: (record.provenance.seconds, record.key))
     first = {record.experiment: record for record in reversed(by_cost)}.values()
-    queue = sorted(by_cost, key=lambda record: record not in first)  # stable: cheapest first in both parts
-    chosen = []
-    for record in queue:
-        if record.provenance.seconds <= budget:
+    return sorted(by_cost, key=lambda record: record not in first)  # stable: cheapest first in both parts
+
+
+def _replay_within(budget: float, candidates: list[Record]) -> Counter:
+    """Replay what fits the budget by its recorded seconds; how many went how.
+
+    Records whose data are not on this machine are passed over, with one line for each data set.
+    """
+    found, absent = Counter(), set()
+    for record in in_order(candidates):
+        if record.provenance.seconds > budget or record.data in absent:
+            continue
+        try:
+            found[_replay_one(record)] += 1
+        except Refusal as refusal:
+            if record.data == GENERATED:
+                raise
+            absent.add(record.data)
+            print(f"no data  {record.experiment} {record.key}, and others on the same data: {refusal}")
+        else:
             budget -= record.provenance.seconds
-            chosen.append(record)
-    return chosen
+    return found
 
 
 def differences(recorded: Record, again: Record, tolerance: float) -> list[str]:

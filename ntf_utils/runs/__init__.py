@@ -2,7 +2,7 @@
 
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs.atomic import write_atomically
-from ntf_utils.runs.config import RESERVED, Config, check_parameters
+from ntf_utils.runs.config import GENERATED, RESERVED, Config, check_parameters
 from ntf_utils.runs.experiment import Experiment, Outcome, experiment, registry
 from ntf_utils.runs.record import Commit, Provenance, Record, key_of
 from ntf_utils.runs.slurm import Slurm
@@ -12,7 +12,7 @@ from ntf_utils.runs.timebox import OutOfTime
 from ntf_utils.runs.worker import make_record
 
 __all__ = [
-    "RESERVED", "Commit", "Config", "Experiment", "OutOfTime", "Outcome", "Provenance", "Record", "Refusal",
-    "RunFailed", "Slurm", "Store", "check_parameters", "curves", "experiment", "key_of", "make_record", "registry",
-    "runs_behind", "sweep", "write_atomically",
+    "GENERATED", "RESERVED", "Commit", "Config", "Experiment", "OutOfTime", "Outcome", "Provenance", "Record",
+    "Refusal", "RunFailed", "Slurm", "Store", "check_parameters", "curves", "experiment", "key_of", "make_record",
+    "registry", "runs_behind", "sweep", "write_atomically",
 ]  # fmt: skip

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ntf_utils.refusal import Refusal, explain, nearest
 
+GENERATED = "generated"  # the fingerprint of data that need no file
+
 
 class Config(BaseModel):
     """Base of every experiment's config. Frozen; unknown or impossible values are refused.
@@ -28,7 +30,7 @@ class Config(BaseModel):
 
     def data_fingerprint(self) -> str:
         """What the run's data is, as text; part of the record's key. Override where files are read."""
-        return "generated"
+        return GENERATED
 
     def but(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated again."""
