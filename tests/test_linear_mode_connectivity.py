@@ -20,7 +20,6 @@ from ntf_utils.papers.linear_mode_connectivity import effects
 from ntf_utils.papers.linear_mode_connectivity.connectivity import (
     ConnectivityConfig,
     Job,
-    default_device,
     load_data,
     measure_connectivity,
     tile_rows,
@@ -31,6 +30,7 @@ from ntf_utils.refusal import Refusal
 from ntf_utils.runs import curves, sweep
 from ntf_utils.show import BarrierExplorer
 from ntf_utils.show.barrier_live import BarrierView
+from ntf_utils.training.device import default_device
 
 
 @pytest.fixture(autouse=True)

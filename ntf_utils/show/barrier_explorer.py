@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ntf_utils.refusal import Refusal
 from ntf_utils.show import barrier_picture
-from ntf_utils.show.explorer import Explorer, page_html
+from ntf_utils.show.explorer import Explorer, choice, page_html
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -64,8 +64,8 @@ class BarrierExplorer(Explorer):
         pair = setting["pairs"][0]
         at = len(pair["alphas"]) // 2
         kinds = [barrier_picture.KINDS[pair["kind"]] for pair in setting["pairs"]]
-        controls = _choice("setting", "Setting", [s["title"] for s in self.states["settings"]])
-        controls += _choice("pair", "Networks", kinds)
+        controls = choice("setting", "Setting", [s["title"] for s in self.states["settings"]])
+        controls += choice("pair", "Networks", kinds)
         body = (
             f'<div class="controls">{controls}</div>{_slider(pair["alphas"], at)}'
             f"{barrier_picture.panel(self.states, pair, at)}"
@@ -110,16 +110,6 @@ def _check(states: dict) -> None:
                 raise Refusal(f"{where}: every list of {pair['kind']!r} must have {points} points")
             if any(len(said) != len(states["truth"]) for said in pair["said"]):
                 raise Refusal(f"{where}: {pair['kind']!r} must say a class for each of {len(states['truth'])} images")
-
-
-def _choice(name: str, legend: str, options: list[str]) -> str:
-    """A row of radio buttons."""
-    labels = "".join(
-        f'<label><input type="radio" name="{name}" data-choice="{name}" value="{index}"'
-        f"{' checked' if index == 0 else ''}><span>{escape(option)}</span></label>"
-        for index, option in enumerate(options)
-    )
-    return f"<fieldset><legend>{legend}</legend>{labels}</fieldset>"
 
 
 def _slider(alphas: list[float], at: int) -> str:

@@ -54,6 +54,16 @@ def page_html(name: str, title: str, body: str, data: dict) -> str:
     )
 
 
+def choice(name: str, legend: str, options: list[str]) -> str:
+    """A row of radio buttons, the first one chosen; the page's script makes `name` unique on the page."""
+    labels = "".join(
+        f'<label><input type="radio" name="{name}" data-choice="{name}" value="{index}"'
+        f"{' checked' if index == 0 else ''}><span>{escape(option)}</span></label>"
+        for index, option in enumerate(options)
+    )
+    return f"<fieldset><legend>{legend}</legend>{labels}</fieldset>"
+
+
 def style_html(name: str) -> str:
     """The style of an explorer alone, for its ipywidgets view."""
     return f"<style>{_source('explorer.css')}{_source(f'{name}.css')}</style>"

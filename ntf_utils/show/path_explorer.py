@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from ntf_utils.refusal import Refusal
 from ntf_utils.show import path_picture
-from ntf_utils.show.explorer import Explorer, page_html
+from ntf_utils.show.explorer import Explorer, choice, page_html
 
 if TYPE_CHECKING:
     from ntf_utils.show.path_live import LiveModel, PathView
@@ -79,8 +79,8 @@ class PathExplorer(Explorer):
             for graph, history in zip(graphs, first["predictions"], strict=True)
         ]
         panels = [panels[0], *(panel.replace("<div", "<div hidden", 1) for panel in panels[1:])]
-        controls = _choice("graph", "Graph", [str(number + 1) for number in range(len(graphs))])
-        controls += _choice("objective", "Training", [objective["title"] for objective in objectives])
+        controls = choice("graph", "Graph", [str(number + 1) for number in range(len(graphs))])
+        controls += choice("objective", "Training", [objective["title"] for objective in objectives])
         if any("alone" in objective for objective in objectives):
             controls += '<label><input type="checkbox" name="alone"> the model reads its own tokens</label>'
         lit = path_picture.shown_clue(graphs[0], first, first["predictions"][0][at], position)
@@ -150,16 +150,6 @@ def _check(states: dict) -> None:
                     f"path explorer: {kind} of {objective['name']!r} must be [graph][step][position] with "
                     f"{len(lengths)} graphs, {len(objective['steps'])} steps, and a position a node"
                 )
-
-
-def _choice(name: str, legend: str, options: list[str]) -> str:
-    """A row of radio buttons."""
-    labels = "".join(
-        f'<label><input type="radio" name="{name}" data-choice="{name}" value="{index}"'
-        f"{' checked' if index == 0 else ''}><span>{escape(option)}</span></label>"
-        for index, option in enumerate(options)
-    )
-    return f"<fieldset><legend>{legend}</legend>{labels}</fieldset>"
 
 
 def _slider(steps: list[int]) -> str:

@@ -41,6 +41,7 @@ from ntf_utils.models.vision_transformer import ViT
 from ntf_utils.refusal import Refusal, nearest
 from ntf_utils.runs import Config, Outcome, experiment
 from ntf_utils.training.augmentation import flip, shift_crop
+from ntf_utils.training.device import default_device
 from ntf_utils.training.members import MemberRecipe, State, Trained, Training, stack, train_members, unstack
 
 Architecture = Literal["perceptron", "dense", "local", "convolutional", "random_sparse", "shuffled", "resnet20", "vit"]
@@ -150,11 +151,6 @@ def measure_connectivity(config: ConnectivityConfig) -> Outcome:
         curves["predictions"] = job.predictions(trained, pairs, scored)
         curves["classes"] = {"name": list(job.data.test_pixels.classes)}
     return Outcome(rows, curves)
-
-
-def default_device() -> torch.device:
-    """The first GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)

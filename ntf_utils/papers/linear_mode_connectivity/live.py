@@ -13,11 +13,11 @@ from ntf_utils.data.images import Images
 from ntf_utils.papers.linear_mode_connectivity.connectivity import (
     ConnectivityConfig,
     Job,
-    default_device,
     tile_rows,
 )
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import runs_behind
+from ntf_utils.training.device import default_device
 
 FINE = 41  # positions on a live path
 

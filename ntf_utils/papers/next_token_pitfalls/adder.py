@@ -10,9 +10,10 @@ from ntf_utils.data.addition import AdditionTask, Sums, draw_sums
 from ntf_utils.measures.sequences import exact_match, token_accuracy
 from ntf_utils.models.decoding import decode_greedily
 from ntf_utils.models.transformer import Transformer
-from ntf_utils.papers.next_token_pitfalls.path_finder import SOLVED, _generator, default_device, recipe_of
+from ntf_utils.papers.next_token_pitfalls.path_finder import SOLVED, _generator, recipe_of
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import Config, Outcome, experiment
+from ntf_utils.training.device import default_device
 from ntf_utils.training.loop import IGNORE, Lesson, train
 
 VALIDATION_SUMS = 512

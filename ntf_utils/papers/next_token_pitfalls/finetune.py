@@ -16,9 +16,10 @@ from ntf_utils.data.star_graphs import StarGraphs, StarTask, draw_star_graphs, w
 from ntf_utils.measures.sequences import exact_match, token_accuracy
 from ntf_utils.models.decoding import decode_greedily
 from ntf_utils.models.pretrained import fingerprint, load_pretrained, load_tokenizer
-from ntf_utils.papers.next_token_pitfalls.path_finder import _generator, default_device, recipe_of
+from ntf_utils.papers.next_token_pitfalls.path_finder import _generator, recipe_of
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import Config, Outcome, experiment
+from ntf_utils.training.device import default_device
 from ntf_utils.training.loop import Lesson, train
 
 VALIDATION_GRAPHS = 256

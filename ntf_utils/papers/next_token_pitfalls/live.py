@@ -13,10 +13,10 @@ from ntf_utils.papers.next_token_pitfalls.path_finder import (
     PathFinderConfig,
     answers,
     build_model,
-    default_device,
     probe_graphs,
     recipe_of,
 )
+from ntf_utils.training.device import default_device
 from ntf_utils.training.loop import train
 
 TITLES = {

@@ -14,6 +14,7 @@ from ntf_utils.models.transformer import Transformer
 from ntf_utils.papers.next_token_pitfalls.objectives import Objective, examine, lesson, say
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import Config, Outcome, experiment
+from ntf_utils.training.device import default_device
 from ntf_utils.training.loop import Lesson, Recipe, train
 
 SOLVED = 0.995  # exact match on the validation graphs at which a run may stop
@@ -112,11 +113,6 @@ def train_path_finder(config: PathFinderConfig) -> Outcome:
     row |= {f"own_{i + 1}": value for i, value in enumerate(found.own_tokens)}
     row |= {f"forced_{i + 1}": value for i, value in enumerate(found.forced_tokens)}
     return Outcome([row], {"learning": diary.learning, "probes": diary.probed})
-
-
-def default_device() -> torch.device:
-    """The first GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_model(config: PathFinderConfig) -> nn.Module:
