@@ -3,11 +3,14 @@
 Chord form of the barrier (Entezari et al., 2021): the largest rise of the loss above the straight line between the
 losses of the two ends. The height above the mean of the two ends (Frankle et al., 2020; Ainsworth et al., 2022) is
 there too. Both are a largest value and so never below 0: noise pushes them up. The excess at the midpoint has a sign.
+
+Several networks can be connected pair by pair and yet have a high loss in their midst: `joint_connectivity` looks.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,7 @@ from ntf_utils.refusal import Refusal
 State = Mapping[str, Tensor]
 
 CHUNK = 256
+MIXED_AT_ONCE = 16  # mixtures of a whole ensemble that are held in memory together
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -108,6 +112,20 @@ def score_members(
     return Scores(found.loss[:, 0], found.error[:, 0])
 
 
+def member_logits(
+    template: nn.Module, members: State, images: Tensor, calibration: Tensor | None = None
+) -> Tensor:
+    """[members, n, classes] what each network says; arguments as for `paths`."""
+    alone = torch.ones(1, 1, device=images.device)
+    with torch.no_grad(), evaluation(template):
+        said = [
+            torch.cat(list(_logits(template, _one({n: v[:, None] for n, v in members.items()}, member), alone, images,
+                                   calibration)), dim=1)
+            for member in range(_count(members))
+        ]  # fmt: skip
+    return torch.cat(said)
+
+
 def paths(
     template: nn.Module,
     starts: State,
@@ -151,6 +169,80 @@ def path_logits(
             for path in range(_count(corners))
         ]
     return torch.stack(found)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """How far loss and error rise anywhere between the members of an ensemble.
+
+    Attributes:
+        pairs: [pairs] loss barrier of each pair, above its chord, in nats. error_pairs: the same of the error rate.
+        centroid: loss at the mean of all weights minus the members' mean loss; signed.
+        mixtures: [mixtures] loss at random weighted means minus the equally weighted losses of the members; signed.
+    """
+
+    pairs: Tensor
+    error_pairs: Tensor
+    centroid: float
+    mixtures: Tensor
+
+    @property
+    def highest(self) -> float:
+        """The largest rise found anywhere: 0 or above, and growing with the number of places that are looked at."""
+        return max(0.0, float(self.pairs.max()), self.centroid, *self.mixtures.tolist())
+
+
+def joint_connectivity(
+    template: nn.Module,
+    members: State,
+    images: Tensor,
+    labels: Tensor,
+    alphas: Tensor,
+    mixtures: int = 20,
+    seed: int = 0,
+    calibration: Tensor | None = None,
+) -> Joint:
+    """Barriers between all pairs, and the loss at the members' centroid and at Dirichlet(1) mixtures of them.
+
+    Args:
+        members: parameters and buffers, [members, ...]: two or more.
+        alphas: [alphas] positions on the lines, from 0 to 1. mixtures: how many. seed: of the mixtures.
+        template, images, labels, calibration: as for `paths`.
+
+    Raises:
+        Refusal: one member, which is connected with nothing.
+    """
+    check_alphas(alphas)
+    count = _count(members)
+    if count < 2:
+        raise Refusal(f"connectivity is a matter of two members or more (got {count})")
+    pairs = list(combinations(range(count), 2))
+    on_lines = torch.zeros(len(pairs), len(alphas), count)
+    for place, (a, b) in enumerate(pairs):
+        on_lines[place, :, a], on_lines[place, :, b] = 1 - alphas, alphas
+    drawn = torch.empty(mixtures, count).exponential_(generator=torch.Generator().manual_seed(seed))
+    drawn = drawn / drawn.sum(dim=1, keepdim=True)  # Dirichlet(1): uniform over all weights that sum to 1
+    corners = torch.eye(count)
+    inner = on_lines[:, 1:-1].reshape(-1, count)
+    weights = torch.cat([corners, torch.full((1, count), 1 / count), drawn, inner])
+    stacked = {name: value[None] for name, value in members.items()}
+    found = [_score(template, stacked, part, images, labels, calibration) for part in weights.split(MIXED_AT_ONCE)]
+    loss, error = (torch.cat([getattr(part, name)[0] for part in found]).cpu() for name in ("loss", "error"))
+    first = count + 1 + mixtures
+    above = loss - loss[0]  # differences first, so that equal networks give exactly 0
+
+    def along_lines(values: Tensor) -> Tensor:
+        """[pairs, alphas]: the ends are shared by all lines of a member."""
+        firsts, seconds = ([pair[side] for pair in pairs] for side in (0, 1))
+        between = values[first:].view(len(pairs), -1)
+        return torch.cat([values[firsts][:, None], between, values[seconds][:, None]], dim=1)
+
+    return Joint(
+        barrier(along_lines(loss), alphas),
+        barrier(along_lines(error), alphas),
+        float(above[count] - above[:count].mean()),
+        above[count + 1 : first] - drawn @ above[:count],
+    )
 
 
 @dataclass(frozen=True)

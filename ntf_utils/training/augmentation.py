@@ -78,3 +78,15 @@ def _integers(below: int, shape: Sequence[int], generators: Generators, device: 
         )
     drawn = [torch.randint(below, shape[1:], generator=own, device=own.device) for own in generators]
     return torch.stack(drawn).to(device)
+
+
+def flip_and_shift(images: Tensor, generator: torch.Generator) -> Tensor:
+    """[n, channels, height, width] standardised images, each mirrored or not, and shifted by up to an eighth of its
+    side. What comes in at the border is 0, so the mean grey."""
+    return shift_crop(flip(images, generator), max(1, images.shape[-1] // 8), generator)
+
+
+def noisy(images: Tensor, generator: torch.Generator, spread: float) -> Tensor:
+    """Images of any shape with Gaussian noise of a standard deviation added to every value."""
+    noise = torch.randn(images.shape, generator=generator, device=generator.device, dtype=images.dtype)
+    return torch.add(images, noise.to(images.device), alpha=spread)

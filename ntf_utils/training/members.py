@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -32,6 +32,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 State = dict[str, Tensor]  # name of a parameter or buffer -> [members, ...]
 Augment = Callable[[Tensor, torch.Generator], Tensor]  # images [n, channels, height, width] -> the same shape
 Rates = Tensor | float  # the learning rates [members] of a stack, or that of a member alone
+
+Objective = Callable[["Lesson"], Tensor]  # -> [members] what each member descends, in nats
 
 GATHERED_AHEAD = 2**28  # largest number of floats that is gathered once for all steps (1 GiB)
 
@@ -127,6 +129,27 @@ class Trained:
         return self.end.state
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What an objective sees of one update (`ntf_utils/training/objectives.py` has some).
+
+    Attributes:
+        step: updates made before it.
+        members: places, in the job, of the members that are trained together; one only where they are looped.
+        labels: [members, batch]. logits: [members, batch, classes] what the members say.
+        state: the members' weights, [members, ...]; the loss is differentiated by the parameters among them.
+        ask: weights of as many networks of the same architecture -> their logits [members, batch, classes] on each
+            member's inputs. `teaching=True` asks in evaluation mode, e.g. teachers that are not trained.
+    """
+
+    step: int
+    members: Sequence[int]
+    labels: Tensor
+    logits: Tensor
+    state: State
+    ask: Callable[..., Tensor]
+
+
 def stack(models: Sequence[nn.Module]) -> State:
     """Parameters and persistent buffers of networks of one architecture, [members, ...], as copies.
 
@@ -197,6 +220,7 @@ def train_members(
     *,
     save_at: Sequence[int] = (),
     augment: Augment | None = None,
+    objective: Objective | None = None,
     stacked: bool | None = None,
     report: Callable[[], None] | None = None,
 ) -> Trained:
@@ -212,6 +236,8 @@ def train_members(
         order_seeds: one for each member; equal seeds give equal order.
         save_at: numbers of updates after which to keep the members.
         augment: applied to each member's batch with a generator of its order seed and the step.
+        objective: what is descended instead of the cross-entropy to the labels. Losses and divergence are told by
+            the cross-entropy all the same, so that they can be compared.
         stacked: None chooses by `stack_pays`.
         report: called before every update of the stack, or of each network; what it raises ends the training.
 
@@ -228,7 +254,9 @@ def train_members(
         raise Refusal(f"there is nothing left to train after {begun.step} of {recipe.steps} steps")
     if not all(begun.step <= step <= recipe.steps for step in save_at):
         raise Refusal(f"members between {begun.step} and {recipe.steps} steps cannot be saved after {max(save_at)}")
-    job = _Job(template, images, labels.expand(count, -1), recipe, list(order_seeds), set(save_at), augment, report)
+    job = _Job(
+        template, images, labels.expand(count, -1), recipe, list(order_seeds), set(save_at), augment, report, objective
+    )
     if stacked is None:
         stacked = stack_pays(template, count, images[:1], recipe.batch)
     with _mode(template, training=True), deterministic():
@@ -287,6 +315,7 @@ class _Job:
     save_at: set[int]
     augment: Augment | None
     report: Callable[[], None] | None = None
+    objective: Objective | None = None
 
     def together(self, begun: Training) -> Trained:
         """All members as one stack."""
@@ -356,8 +385,11 @@ class _Job:
             if self.report is not None:
                 self.report()
             logits = forward(inputs)
-            loss = cross_entropy(logits, targets).mean(dim=1)
-            gradients = torch.autograd.grad(loss.sum(), parameters)
+            loss = descended = cross_entropy(logits, targets).mean(dim=1)
+            if self.objective is not None:
+                weights = self._weights(training, parameters)
+                descended = self.objective(Lesson(step, members, targets, logits, weights, partial(self._ask, inputs)))
+            gradients = torch.autograd.grad(descended.sum(), parameters)
             with torch.no_grad():
                 losses[step - first] = loss
                 update(recipe, parameters, gradients, moments, rates[step], step + 1)
@@ -368,6 +400,25 @@ class _Job:
             saved[recipe.steps] = end
         losses = losses.cpu()
         return Trained(end, losses, _diverged(losses, self.classes), dict(saved))
+
+    def _weights(self, training: Training, parameters: list[Tensor]) -> State:
+        """The weights as a stack, differentiable where the update differentiates: of a looped member too."""
+        names = list(training.moments[0])
+        if parameters[0].dim() == training.state[names[0]].dim():
+            return training.state
+        return training.state | {name: value[None] for name, value in zip(names, parameters, strict=True)}
+
+    def _ask(self, inputs: Tensor, state: State, teaching: bool = False) -> Tensor:
+        """[members, batch, classes] what other networks of the architecture say; see `Lesson`. Their running
+        statistics are left as they are."""
+        kept = {name: value if name in self._parameter_names else value.clone() for name, value in state.items()}
+        forward = vmap(lambda own, seen: call(self.template, own, seen, *self.stages), randomness="different")
+        with _mode(self.template, training=not teaching):
+            return forward(kept, inputs)
+
+    @cached_property
+    def _parameter_names(self) -> set[str]:
+        return {name for name, _ in self.template.named_parameters()}
 
     @cached_property
     def classes(self) -> int:

@@ -40,7 +40,7 @@ from ntf_utils.models.resnet import ResNet20
 from ntf_utils.models.vision_transformer import ViT
 from ntf_utils.refusal import Refusal, nearest
 from ntf_utils.runs import Config, Outcome, experiment
-from ntf_utils.training.augmentation import flip, shift_crop
+from ntf_utils.training.augmentation import flip_and_shift
 from ntf_utils.training.device import default_device
 from ntf_utils.training.members import MemberRecipe, State, Trained, Training, stack, train_members, unstack
 
@@ -401,12 +401,6 @@ MEASURES = ("barrier", "endpoint_mean", "midpoint", "error_barrier", "test_error
 def tile_rows(labels: Tensor, a_class: int) -> Tensor:
     """The first `a_class` test images of each class, class by class."""
     return torch.cat([(labels == kind).nonzero().flatten()[:a_class] for kind in labels.unique()])
-
-
-def flip_and_shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """[n, channels, height, width] standardised images, each mirrored or not, and shifted by up to an eighth of its
-    side. What comes in at the border is 0, so the mean grey."""
-    return shift_crop(flip(images, generator), max(1, images.shape[-1] // 8), generator)
 
 
 def _pick(state: State, members: list[int]) -> State:
