@@ -1,0 +1,181 @@
+"""From rows of `train_ensembles` to what is judged: one number a seed, and the chapter's gates.
+
+A table holds one tier: a row an ensemble and seed. A row with a diverged member has no numbers and takes no part.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ntf_utils.claims import mean_interval
+from ntf_utils.refusal import Refusal
+
+ONE_BASIN = 0.1  # joint barrier over the deep ensemble's, below which members count as one basin
+REFERENCE = 0.1  # nats of joint barrier that the deep ensemble must have for that ratio to mean anything
+ALIKE = 0.1  # relative difference of members' mean NLL above which ensembles are not compared
+CONFINED = ("branch", "constrained")
+
+
+def of(table: pd.DataFrame, strategy: str, column: str) -> pd.Series:
+    """A column of one strategy's chosen ensemble, by seed; seeds lost to divergence are left out.
+
+    Raises:
+        Refusal: no such ensemble in the table.
+    """
+    rows = table[(table["strategy"] == strategy) & table["chosen"]]
+    if rows.empty:
+        raise Refusal(f"the table has no ensemble {strategy!r}")
+    return rows.set_index("seed")[column].dropna().astype(float)
+
+
+def one_basin(table: pd.DataFrame, column: str = "calibrated") -> pd.Series:
+    """The lower value of branch and constrained, seed by seed: the better one, where less is better."""
+    return pd.concat([of(table, name, column) for name in CONFINED], axis=1).dropna().min(axis=1)
+
+
+def above_deep(table: pd.DataFrame, strategy: str, column: str = "calibrated") -> pd.Series:
+    """A strategy's value minus the deep ensemble's, by seed."""
+    return (of(table, strategy, column) - of(table, "deep", column)).dropna()
+
+
+def gap(table: pd.DataFrame, column: str = "calibrated") -> pd.Series:
+    """The better one-basin ensemble minus the deep one, by seed."""
+    return (one_basin(table, column) - of(table, "deep", column)).dropna()
+
+
+def closed(table: pd.DataFrame, strategy: str) -> pd.Series:
+    """NLL of the better one-basin ensemble minus a strategy's, by seed: what it makes up for."""
+    return (one_basin(table) - of(table, strategy, "calibrated")).dropna()
+
+
+def closure(table: pd.DataFrame, strategy: str) -> pd.Series:
+    """`closed` over `gap`, by seed: 0 for nothing, 1 for all of the gap. Means little where a gap is near 0."""
+    return (closed(table, strategy) / gap(table)).replace([np.inf, -np.inf], np.nan).dropna()
+
+
+def relative(table: pd.DataFrame, strategy: str, column: str = "joint") -> pd.Series:
+    """A strategy's joint barrier (or another height) over the deep ensemble's, by seed."""
+    return (of(table, strategy, column) / of(table, "deep", column)).replace([np.inf, -np.inf], np.nan).dropna()
+
+
+def least_connected(table: pd.DataFrame) -> pd.Series:
+    """The larger relative joint barrier of branch and constrained, by seed."""
+    return pd.concat([relative(table, name) for name in CONFINED], axis=1).dropna().max(axis=1)
+
+
+def diversity_ratio(table: pd.DataFrame) -> pd.Series:
+    """Diversity of deep over the more diverse of branch and constrained, by seed."""
+    confined = pd.concat([of(table, name, "diversity") for name in CONFINED], axis=1).dropna().max(axis=1)
+    return (of(table, "deep", "diversity") / confined).replace([np.inf, -np.inf], np.nan).dropna()
+
+
+def sweep_of(table: pd.DataFrame, strategy: str) -> pd.DataFrame:
+    """The ensembles of one strategy over its settings, in their order, and the ensemble that weight 0 would give.
+
+    Returns:
+        The rows with a column `setting`: the spawn time, or the weight of the connectivity term.
+    """
+    over = "at_spawn" if strategy == "branch" else "at_weight"
+    rows = table[table["strategy"] == strategy].assign(setting=lambda rows: rows[over].astype(float))
+    if strategy == "constrained":
+        free = table[(table["strategy"] == "branch") & (table["at_spawn"].astype(float) == 0)]
+    else:
+        free = table[table["strategy"] == "deep"] if strategy == "drawn" else table.iloc[:0]
+    return pd.concat([free.assign(setting=0.0), rows]).sort_values(["setting", "seed"])
+
+
+def price(table: pd.DataFrame, strategy: str, column: str = "calibrated") -> pd.Series:
+    """Spearman's correlation of joint barrier and NLL (or another column) over a strategy's settings, by seed.
+
+    Seeds with fewer than three settings left have none; one whose values never move has 0.
+    """
+    found = {}
+    for seed, rows in sweep_of(table, strategy).dropna(subset=["joint", column]).groupby("seed"):
+        if rows["setting"].nunique() >= 3:
+            ranks = rows[["joint", column]].astype(float).rank()
+            moves = ranks["joint"].nunique() > 1 and ranks[column].nunique() > 1
+            found[seed] = ranks["joint"].corr(ranks[column]) if moves else 0.0
+    return pd.Series(found, dtype=float)
+
+
+def by_tier(tables: Mapping[str, pd.DataFrame], measures: Mapping[str, object]) -> dict[str, pd.Series]:
+    """Clause name -> effects: each measure, a function of a table, on each table, named `<measure>_<tier>`; a measure
+    with an empty name is named by the tier alone."""
+    return {
+        f"{name}_{tier}" if name else tier: measure(table)
+        for tier, table in tables.items() for name, measure in measures.items()
+    }  # fmt: skip
+
+
+def gates(tables: Sequence[pd.DataFrame]) -> dict[str, bool]:
+    """All gates of the chapter, which must hold in each of the tables."""
+    found: dict[str, bool] = {}
+    for table in tables:
+        for name, passed in _gates(table).items():
+            found[name] = found.get(name, True) and passed
+    return found
+
+
+def _gates(table: pd.DataFrame) -> dict[str, bool]:
+    lost = table[table["chosen"]].groupby("strategy")["nll"].agg(lambda values: values.isna().mean())
+    passed = {"enough_left": bool((lost < 0.25).all())}
+    if not all(len(of(table, name, "nll")) for name in ("deep", "clones", *CONFINED)):
+        return passed | dict.fromkeys(
+            ("reference_exists", "clones_are_one", "members_alike", "one_basin", "gap_exists"), False
+        )
+    clones = [of(table, "clones", column) for column in ("joint", "disagreement")]
+    members = {name: of(table, name, "member_calibrated").mean() for name in ("deep", *CONFINED)}
+    return passed | {
+        "reference_exists": bool((of(table, "deep", "joint") >= REFERENCE).all()),
+        "clones_are_one": all(bool((values == 0).all()) for values in clones),
+        "members_alike": bool(max(members.values()) / min(members.values()) < 1 + ALIKE),
+        "one_basin": bool(max(relative(table, name).mean() for name in CONFINED) < ONE_BASIN),
+        "gap_exists": stays_above(gap(table), 0.0),
+    }
+
+
+def stays_above(effects: pd.Series, bound: float) -> bool:
+    """Whether the 95 % interval of the mean lies above a bound."""
+    return len(effects) > 1 and bool(mean_interval(effects.to_numpy(dtype=float))[1] > bound)
+
+
+SHOWN = ("calibrated", "nll", "error", "brier", "ece", "member_calibrated", "diversity", "barrier", "centroid", "joint")
+
+
+def summary(table: pd.DataFrame, strategies: Sequence[str] | None = None) -> pd.DataFrame:
+    """A line an ensemble, means over seeds: performance and connectivity side by side.
+
+    `gap` is the NLL above the deep ensemble's, `+-` half its 95 % interval over seeds.
+    """
+    deep = of(table, "deep", "calibrated")
+    lines = {}
+    settings = ["strategy", "at_spawn", "at_weight"]
+    for (strategy, spawn, weight), rows in table.groupby(settings, sort=False, dropna=False):
+        if strategies is not None and strategy not in strategies:
+            continue
+        left = rows.dropna(subset="calibrated").set_index("seed")
+        setting = spawn if pd.notna(spawn) else weight
+        name = strategy.replace("_", " ") + (f" {float(setting):g}" if pd.notna(setting) else "")
+        above = (left["calibrated"].astype(float) - deep).dropna()
+        half = np.nan
+        if len(above) > 1:
+            mean, low, _ = mean_interval(above.to_numpy())
+            half = mean - low
+        means = {column: left[column].astype(float).mean() for column in SHOWN}
+        lines[name] = {
+            "NLL": means["calibrated"], "gap": above.mean(), "+-": half, "raw NLL": means["nll"],
+            "error %": 100 * means["error"], "Brier": means["brier"], "ECE %": 100 * means["ece"],
+            "member NLL": means["member_calibrated"], "diversity": means["diversity"], "pair barrier": means["barrier"],
+            "centroid": means["centroid"], "joint barrier": means["joint"], "seeds": len(left),
+        }  # fmt: skip
+    return pd.DataFrame.from_dict(lines, orient="index").round(4)
+
+
+def lost(tables: Sequence[pd.DataFrame]) -> str:
+    """One sentence on what divergence took away."""
+    rows = pd.concat(tables, ignore_index=True)
+    gone = int((rows["diverged"] > 0).sum())
+    if not gone:
+        return f"No member diverged in {len(rows)} ensembles."
+    return f"{gone} of {len(rows)} ensembles have a member that diverged, and are left out."
