@@ -173,7 +173,7 @@ gates = effects.gates(list(judged.values()))
 measures = {
     "branch": lambda table: effects.above_deep(table, "branch"),
     "constrained": lambda table: effects.above_deep(table, "constrained"),
-    "error": lambda table: 100 * effects.gap(table, "error"),
+    "error": lambda table: 100 * effects.above_deep(table, "branch", "error"),
     "basin": effects.least_connected,
 }
 examples = min(tables[tier]["n_test"].iloc[0] or 10_000 for tier in judged)
@@ -191,17 +191,22 @@ provenance(list(tables.values()), profile)
 #
 # Members of one basin make the same mistakes. We compare how often two members disagree, relative to how often one of them is wrong.
 
+# %%
+for tier, table in tables.items():
+    ratios = {name: effects.diversity_ratio(table, name).mean() for name in effects.CONFINED}
+    print(f"{tier:<9} diversity of deep over that of", ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()))
+
 # %% tags=["remove-input"]
 box("C3", effects=effects.by_tier(judged, {"": effects.diversity_ratio}), rests_on=judged.values(), gates=gates)
 
 # %% [markdown]
 # ## Calibration
 #
-# The same test on the Brier score, on the NLL without temperature scaling and on the expected calibration error (ECE) of the raw probabilities. These are several measures of one thing, each also read alone, so Holm's rule {cite:p}`holm1979simple` widens the intervals. Under temperature scaling the ECE of all ensembles is small, and says little; the columns of the tables above have the raw one.
+# The same test on the Brier score, on the NLL without temperature scaling and on the expected calibration error (ECE) of the raw probabilities, each time with the better of branch and constrained. These are several measures of one thing, each also read alone, so Holm's rule {cite:p}`holm1979simple` widens the intervals. Under temperature scaling the ECE of all ensembles is small, and says little; the columns of the tables above have the raw one.
 
 # %% tags=["remove-input"]
 measures = {
-    name: (lambda table, column=column: effects.gap(table, column))
+    name: (lambda table, column=column: effects.above_deep(table, "better", column))
     for name, column in (("brier", "brier"), ("raw", "nll"), ("ece", "ece"))
 }
 box("C8", effects=effects.by_tier(judged, measures), rests_on=judged.values(), gates=gates)

@@ -159,13 +159,13 @@ def _dots(axes: Axes, place: float, values: np.ndarray, colour: str) -> None:
 
 
 def closing_the_gap(tables: Mapping[str, pd.DataFrame], strategies: Sequence[str]) -> Figure:
-    """What each kind of student closes of the gap (left: 0 is the one-basin ensemble, dashed the deep one) and the
+    """What each kind of student closes of the gap (left: 0 is the branch ensemble, dashed the deep one) and the
     joint barrier at which it does so (right), a row of panels a tier."""
     figure, grid = plt.subplots(len(tables), 2, figsize=(7.2, 0.36 * len(strategies) * len(tables) + 1.4),
                                 sharey=True, squeeze=False, width_ratios=(3, 2))  # fmt: skip
     for row, (tier, table) in enumerate(tables.items()):
         shown = [name for name in strategies if name in set(table["strategy"])]
-        reference = effects.gap(table)
+        reference = effects.above_deep(table, "branch")
         for place, strategy in enumerate(shown):
             colour = LOOK[strategy][1]
             _bar(grid[row, 0], place, effects.closed(table, strategy).to_numpy(), colour)
@@ -178,7 +178,7 @@ def closing_the_gap(tables: Mapping[str, pd.DataFrame], strategies: Sequence[str
         grid[row, 0].set_yticks(range(len(shown)), [LOOK[name][0].removeprefix("control: ") for name in shown])
         grid[row, 0].set_ylim(len(shown) - 0.5, -0.5)
         grid[row, 0].set_title(TITLES.get(tier, tier), fontsize=10)
-    grid[-1, 0].set_xlabel("NLL below the one-basin ensemble's, nats")
+    grid[-1, 0].set_xlabel("NLL below branch, nats")
     grid[-1, 1].set_xlabel("joint barrier over deep's")
     return figure
 

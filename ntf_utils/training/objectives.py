@@ -67,7 +67,7 @@ class Distilling:
 
 def _check_alike(teacher: State, student: State) -> None:
     """Teachers are asked through the students' network, so their weights must have its shapes."""
-    for name in student.keys() | teacher.keys():
+    for name in sorted(student.keys() | teacher.keys()):
         shapes = [tuple(state[name].shape[1:]) if name in state else "none" for state in (teacher, student)]
         if shapes[0] != shapes[1]:
             raise Refusal(

@@ -29,29 +29,26 @@ def of(table: pd.DataFrame, strategy: str, column: str) -> pd.Series:
     return rows.set_index("seed")[column].dropna().astype(float)
 
 
-def one_basin(table: pd.DataFrame, column: str = "calibrated") -> pd.Series:
+def better(table: pd.DataFrame, column: str = "calibrated") -> pd.Series:
     """The lower value of branch and constrained, seed by seed: the better one, where less is better."""
     return pd.concat([of(table, name, column) for name in CONFINED], axis=1).dropna().min(axis=1)
 
 
 def above_deep(table: pd.DataFrame, strategy: str, column: str = "calibrated") -> pd.Series:
-    """A strategy's value minus the deep ensemble's, by seed."""
-    return (of(table, strategy, column) - of(table, "deep", column)).dropna()
+    """A strategy's value minus the deep ensemble's, by seed. "better" is that of `better`."""
+    value = better(table, column) if strategy == "better" else of(table, strategy, column)
+    return (value - of(table, "deep", column)).dropna()
 
 
-def gap(table: pd.DataFrame, column: str = "calibrated") -> pd.Series:
-    """The better one-basin ensemble minus the deep one, by seed."""
-    return (one_basin(table, column) - of(table, "deep", column)).dropna()
+def closed(table: pd.DataFrame, strategy: str, reference: str = "branch") -> pd.Series:
+    """NLL of a reference minus a strategy's, by seed: what it makes up for. Students start where branch parts."""
+    return (above_deep(table, reference) - above_deep(table, strategy)).dropna()
 
 
-def closed(table: pd.DataFrame, strategy: str) -> pd.Series:
-    """NLL of the better one-basin ensemble minus a strategy's, by seed: what it makes up for."""
-    return (one_basin(table) - of(table, strategy, "calibrated")).dropna()
-
-
-def closure(table: pd.DataFrame, strategy: str) -> pd.Series:
-    """`closed` over `gap`, by seed: 0 for nothing, 1 for all of the gap. Means little where a gap is near 0."""
-    return (closed(table, strategy) / gap(table)).replace([np.inf, -np.inf], np.nan).dropna()
+def closure(table: pd.DataFrame, strategy: str, reference: str = "branch") -> pd.Series:
+    """`closed` over the reference's gap to deep, by seed: 0 for nothing, 1 for all of it. Means little near no gap."""
+    share = closed(table, strategy, reference) / above_deep(table, reference)
+    return share.replace([np.inf, -np.inf], np.nan).dropna()
 
 
 def relative(table: pd.DataFrame, strategy: str, column: str = "joint") -> pd.Series:
@@ -64,10 +61,10 @@ def least_connected(table: pd.DataFrame) -> pd.Series:
     return pd.concat([relative(table, name) for name in CONFINED], axis=1).dropna().max(axis=1)
 
 
-def diversity_ratio(table: pd.DataFrame) -> pd.Series:
-    """Diversity of deep over the more diverse of branch and constrained, by seed."""
-    confined = pd.concat([of(table, name, "diversity") for name in CONFINED], axis=1).dropna().max(axis=1)
-    return (of(table, "deep", "diversity") / confined).replace([np.inf, -np.inf], np.nan).dropna()
+def diversity_ratio(table: pd.DataFrame, strategy: str = "branch") -> pd.Series:
+    """Diversity of deep over that of another strategy, by seed."""
+    share = of(table, "deep", "diversity") / of(table, strategy, "diversity")
+    return share.replace([np.inf, -np.inf], np.nan).dropna()
 
 
 def sweep_of(table: pd.DataFrame, strategy: str) -> pd.DataFrame:
@@ -131,7 +128,7 @@ def _gates(table: pd.DataFrame) -> dict[str, bool]:
         "clones_are_one": all(bool((values == 0).all()) for values in clones),
         "members_alike": bool(max(members.values()) / min(members.values()) < 1 + ALIKE),
         "one_basin": bool(max(relative(table, name).mean() for name in CONFINED) < ONE_BASIN),
-        "gap_exists": stays_above(gap(table), 0.0),
+        "gap_exists": stays_above(above_deep(table, "branch"), 0.0),
     }
 
 
