@@ -105,7 +105,7 @@ display(Code(inspect.getsource(Job.branch) + "\n" + inspect.getsource(Job.constr
 # %% [markdown]
 # ## How good: probabilities, tempered
 #
-# An ensemble says the mean of its members' *probabilities*. Its negative log-likelihood (NLL) depends on how good it is and on how sure of itself; to compare the first, every ensemble gets one temperature, fitted on images that it is neither trained nor tested on {cite:p}`ashukha2020pitfalls`. Unless "raw" is said, NLL means that. The raw one and the Brier score stand beside it.
+# An ensemble says the mean of its members' *probabilities*. Its negative log-likelihood (NLL) depends on how good it is and on how sure of itself; to compare the first, every ensemble gets one temperature, fitted on images that it is neither trained nor tested on {cite:p}`ashukha2020pitfalls`. Unless "raw" is said, NLL means that. The raw one and the Brier score have a section of their own below.
 
 # %% tags=["hide-output"]
 functions = (calibration.ensemble, calibration.tempered, calibration.expected_calibration_error)
@@ -202,7 +202,14 @@ box("C3", effects=effects.by_tier(judged, {"": effects.diversity_ratio}), rests_
 # %% [markdown]
 # ## Calibration
 #
-# The same test on the Brier score, on the NLL without temperature scaling and on the expected calibration error (ECE) of the raw probabilities, each time with the better of branch and constrained. These are several measures of one thing, each also read alone, so Holm's rule {cite:p}`holm1979simple` widens the intervals. Under temperature scaling the ECE of all ensembles is small, and says little; the columns of the tables above have the raw one.
+# The same test on the Brier score, on the NLL without temperature scaling and on the expected calibration error (ECE) of the raw probabilities, each time with the better of branch and constrained. These are several measures of one thing, each also read alone, so Holm's rule {cite:p}`holm1979simple` widens the intervals. The tables show the ECE after temperature scaling as well: there is little left of it in any ensemble.
+
+# %%
+shown = ["deep", "clones", "branch", "constrained", "snapshot"]
+effects.summary(tables["objects"], shown, effects.CALIBRATION)
+
+# %%
+effects.summary(tables["clothes"], shown, effects.CALIBRATION)
 
 # %% tags=["remove-input"]
 measures = {

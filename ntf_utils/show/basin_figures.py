@@ -171,6 +171,7 @@ def closing_the_gap(tables: Mapping[str, pd.DataFrame], strategies: Sequence[str
             _bar(grid[row, 0], place, effects.closed(table, strategy).to_numpy(), colour)
             _bar(grid[row, 1], place, effects.relative(table, strategy).to_numpy(), colour)
         grid[row, 0].axvline(0, color=BLACK, linewidth=0.8)
+        grid[row, 0].xaxis.set_major_locator(plt.MaxNLocator(5))
         grid[row, 0].axvline(reference.mean(), color=BLACK, linestyle="--", linewidth=1)
         grid[row, 1].axvspan(0, effects.ONE_BASIN, color=GREEN, alpha=0.1, linewidth=0)
         grid[row, 1].set_xscale("symlog", linthresh=0.01, linscale=0.7)

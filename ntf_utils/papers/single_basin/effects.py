@@ -137,11 +137,16 @@ def stays_above(effects: pd.Series, bound: float) -> bool:
     return len(effects) > 1 and bool(mean_interval(effects.to_numpy(dtype=float))[1] > bound)
 
 
-SHOWN = ("calibrated", "nll", "error", "brier", "ece", "member_calibrated", "diversity", "barrier", "centroid", "joint")
+BOTH_SIDES = (  # of the table: performance, then connectivity
+    "NLL", "gap", "+-", "error %", "member NLL", "diversity", "pair barrier", "centroid", "joint barrier", "seeds",
+)  # fmt: skip
+CALIBRATION = ("NLL", "raw NLL", "Brier", "ECE %", "scaled ECE %", "temperature", "seeds")
 
 
-def summary(table: pd.DataFrame, strategies: Sequence[str] | None = None) -> pd.DataFrame:
-    """A line an ensemble, means over seeds: performance and connectivity side by side.
+def summary(
+    table: pd.DataFrame, strategies: Sequence[str] | None = None, columns: Sequence[str] = BOTH_SIDES
+) -> pd.DataFrame:
+    """A line an ensemble, means over seeds: performance and connectivity side by side, or other columns.
 
     `gap` is the NLL above the deep ensemble's, `+-` half its 95 % interval over seeds.
     """
@@ -155,18 +160,20 @@ def summary(table: pd.DataFrame, strategies: Sequence[str] | None = None) -> pd.
         setting = spawn if pd.notna(spawn) else weight
         name = strategy.replace("_", " ") + (f" {float(setting):g}" if pd.notna(setting) else "")
         above = (left["calibrated"].astype(float) - deep).dropna()
-        half = np.nan
-        if len(above) > 1:
-            mean, low, _ = mean_interval(above.to_numpy())
-            half = mean - low
-        means = {column: left[column].astype(float).mean() for column in SHOWN}
-        lines[name] = {
-            "NLL": means["calibrated"], "gap": above.mean(), "+-": half, "raw NLL": means["nll"],
-            "error %": 100 * means["error"], "Brier": means["brier"], "ECE %": 100 * means["ece"],
-            "member NLL": means["member_calibrated"], "diversity": means["diversity"], "pair barrier": means["barrier"],
-            "centroid": means["centroid"], "joint barrier": means["joint"], "seeds": len(left),
-        }  # fmt: skip
+        mean, low, _ = mean_interval(above.to_numpy()) if len(above) > 1 else (above.mean(), np.nan, np.nan)
+        found = {
+            title: scale * left[column].astype(float).mean() for title, (column, scale) in COLUMNS.items()
+        } | {"gap": mean, "+-": mean - low, "seeds": len(left)}
+        lines[name] = {title: found[title] for title in columns}
     return pd.DataFrame.from_dict(lines, orient="index").round(4)
+
+
+COLUMNS = {  # of `summary` -> of the rows, and a factor
+    "NLL": ("calibrated", 1), "raw NLL": ("nll", 1), "error %": ("error", 100), "Brier": ("brier", 1),
+    "ECE %": ("ece", 100), "scaled ECE %": ("calibrated_ece", 100), "temperature": ("fitted_temperature", 1),
+    "member NLL": ("member_calibrated", 1), "diversity": ("diversity", 1), "pair barrier": ("barrier", 1),
+    "centroid": ("centroid", 1), "joint barrier": ("joint", 1),
+}  # fmt: skip
 
 
 def lost(tables: Sequence[pd.DataFrame]) -> str:

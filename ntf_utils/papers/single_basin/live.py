@@ -13,7 +13,7 @@ from ntf_utils.runs import curves, runs_behind
 from ntf_utils.training.device import default_device
 
 SWEEPS = {  # title -> strategy, and what a setting of it is called
-    "spawn time": ("branch", "branches part at {:.0%}"),
+    "spawn time": ("branch", "branches part at {:.3g} of training"),
     "weight of the term, one start": ("constrained", "weight {:g}"),
     "weight of the term, many starts": ("drawn", "weight {:g}"),
 }
