@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TITLE = "Basin explorer: how tightly an ensemble is held together, and how its members vote"
 NOTE = (
     "Each tile is a test image, in the row of its true class; it shows what the members say, with the number of votes "
-    "where they differ (thick frame). Dashed orange: most of them are wrong."
+    "where they differ (thick frame). Dashed orange: the class with most votes is wrong."
 )
 
 
