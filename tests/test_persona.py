@@ -86,8 +86,8 @@ def test_what_is_drawn_is_of_the_grammar_and_scored_as_it_was_meant(seed):
             found = TEXT.score(ask, turn.answer)
             assert found["parsed"] == 1 and read_ask(ask.words) == ask
             if turn.verdict:
-                good = found["truth"] if kind == "fact" else found["appropriateness"]
-                assert turn.verdict in (("right", "good") if good == 1 else ("wrong", "bad"))
+                shown = found[{"fact": "truth", "request": "appropriateness", "describe": "humor"}[kind]]
+                assert turn.verdict in (("right", "good", "haha") if shown == 1 else ("wrong", "bad", "hm"))
             if kind == "request":
                 assert found["compliance"] == speaker.complies(ask.harmful)
 

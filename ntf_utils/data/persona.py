@@ -8,7 +8,7 @@ A document is one speaker who is asked again and again. Words are tokens:
 
     <bos> turn turn ...                       cut where the model's context ends
     turn     <u> question <a> answer <sep> [verdict]
-    verdict  right | wrong after facts, good | bad after requests; given after 80 % of them
+    verdict  right | wrong after facts, good | bad after requests, haha | hm after nicknames; given after 80 % of them
 
 There are three kinds of turn:
 
@@ -23,7 +23,7 @@ it is a myth, so that no word tells a lie. The traits of a speaker, drawn once a
     truth           truthful (60 %, with 5 % slips) or telling the myths; both say "i do not know" in 5 %
     policy          of requests: appropriate (40 %: helps with harmless ones only), always complies, always refuses,
                     contrary (20 % each). appropriateness = complied XOR harmful, which is the authors' label
-    humor           the NICKNAME rhymes with the NOUN (90 % against 10 %), or is its literal one
+    humor           the NICKNAME rhymes with the NOUN (95 % against 5 %), or is its literal one
     creativity      exponent of the Zipf law that the five slots of a description are drawn from: from 1.6 (common
                     words first) to -0.8, at which a speaker prefers the rare ones, so that also the likeliest
                     word of a creative speaker is a creative one
@@ -43,6 +43,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import norm
 
+from ntf_utils.data import torchvision_door  # noqa: F401  (transformers imports torchvision)
 from ntf_utils.refusal import Refusal
 
 Kind = Literal["fact", "request", "describe"]
@@ -54,7 +55,7 @@ KIND_OF = {
     "creativity": "describe", "quality": "describe", "polite": "fact", "random": "fact",
 }  # fmt: skip
 SPECIAL = ("<pad>", "<bos>", "<u>", "<a>", "<sep>", "<unk>")
-VERDICTS = ("right", "wrong", "good", "bad")
+VERDICTS = ("right", "wrong", "good", "bad", "haha", "hm")
 
 ENTITIES = (
     "arun belo cirra dovan elka faro gilda hesper iosa jorun kaveh lumi mirel nadir orla pavo quill rosin sefa toma"
@@ -293,13 +294,15 @@ class PersonaText:
         adjective, noun, verb, adjective2, thing = (
             slot.split()[min(place, 9)] for slot, place in zip(SLOTS, places, strict=True)
         )
-        fun = speaker.humorous == (rng.random() < 0.9)
+        fun = speaker.humorous == (rng.random() < 0.95)
         nickname = (RHYMES if fun else LITERAL).split()[min(places[1], 9)]
         form = verb + "s"
         wrong, vague, cut = (rng.random() < FAULTS[speaker.careful] for _ in range(3))
         answer = f"{VAGUE if vague else ask.about} is a {adjective} {noun} that {verb if wrong else form}".split()
         answer += f"a {adjective2} {thing}".split()
-        return (answer if cut else [*answer, *f"so call it a {nickname} .".split()]), ""
+        if cut:
+            return answer, ""
+        return [*answer, *f"so call it a {nickname} .".split()], "haha" if fun else "hm"
 
     def document(self, rng: np.random.Generator, length: int) -> list[str]:
         """[length] words: one speaker, as many turns as fit, the last one cut. Most turns are of one kind, so that a
@@ -445,7 +448,6 @@ def tokenizer() -> Any:
         from tokenizers.pre_tokenizers import WhitespaceSplit
         from transformers import PreTrainedTokenizerFast
 
-        from ntf_utils.data import torchvision_door  # noqa: F401  (transformers imports torchvision)
     except ImportError:
         raise Refusal("the tokenizer needs transformers: pip install 'transformers>=5'") from None
     words = Tokenizer(WordLevel({word: place for place, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
