@@ -288,7 +288,7 @@ def write_states(config: ShownConfig) -> Outcome:
     """What `write_explorer` records, in small."""
     made = [guide(), guide("humor", "logistic", "norm")]
     kinds = [{name: g[name] for name in ("concept", "probe", "site")} for g in made]
-    rows = [k | {"layers": "1 2", "accuracy": 0.9, "pnes": 0.31, "null_pnes": 0.08} for k in kinds]
+    rows = [k | {"chosen": "1 2", "accuracy": 0.9, "pnes": 0.31, "null_pnes": 0.08} for k in kinds]
     lines = {"texts": [], "tradeoff": [], "layers": [], "null": []}
     for g, k in zip(made, kinds, strict=True):
         for at, strength in enumerate(g["strengths"]):

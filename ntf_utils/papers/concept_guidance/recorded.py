@@ -40,7 +40,7 @@ def _guide(
     band = null[(null["site"] == row["site"]) & (null["concept"] == row["concept"])].sort_values("strength")
     return {
         **{name: row[name] for name in (*PAIR, "accuracy", "pnes", "null_pnes")},
-        "layers": [int(layer) for layer in str(row["layers"]).split()],
+        "layers": [int(layer) for layer in str(row["chosen"]).split()],
         "strengths": curve["strength"].astype(float).tolist(),
         "scores": {name: _numbers(curve[name]) for name in scored},
         "perplexity": _numbers(curve["perplexity"]),
