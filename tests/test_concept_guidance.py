@@ -360,10 +360,11 @@ def explorer():
 def test_the_explorer_s_run_has_every_text(explorer):
     outcome = write_explorer(explorer)
     texts = pd.DataFrame(outcome.curves["texts"])
-    assert len(texts) == 3 + 2 * 4 * 3  # unguided once; then cells x strengths x prompts
-    guided = texts[texts["concept"] != ""]
-    assert (guided["tokens"].str.split().str.len() == guided["tint"].str.split().str.len()).all()
-    tints = [int(value) for line in guided["tint"] for value in line.split()]
+    assert len(texts) == 2 * 5 * 3  # cells x strengths x prompts
+    plain = texts[texts["strength"] == 0]
+    assert (plain.groupby("prompt")["tokens"].nunique() == 1).all()  # unguided, whatever the guide
+    assert (texts["tokens"].str.split().str.len() == texts["tint"].str.split().str.len()).all()
+    tints = [int(value) for line in texts["tint"] for value in line.split()]
     assert max(map(abs, tints)) <= 99
     assert (texts["scores"].str.split().str.len() == len(SCORED)).all()
     kinds = [persona.read_ask(text.split()).kind for text in outcome.curves["prompts"]["text"]]
@@ -379,29 +380,29 @@ def test_what_is_shipped_loads_anywhere_and_answers(explorer, tmp_path):
     ship(explorer, tmp_path)
     assert {path.suffix for path in tmp_path.iterdir() if path.is_file()} <= {".json", ".safetensors", ".jinja"}
     live = LiveGuides(tmp_path)
-    shown = live.answer("truth", "difference", 0.5, None, "all", "the color of arun ?")
+    shown = live.answer("truth", "difference", "residual", 0.5, None, "all", "the color of arun ?")
     assert len(shown["tokens"]) == len(shown["tint"]) and len(shown["plain"]) == len(shown["plain_tint"])
     assert shown["scores"].keys() == set(SCORED) and shown["scores"]["humor"] is None
     assert len(shown["top"]) == 10 and shown["perplexity"] >= 1
-    still = live.answer("truth", "difference", 0.0, (0,), "new", "tell me about arun .")
+    still = live.answer("truth", "difference", "residual", 0.0, (0,), "new", "tell me about arun .")
     assert still["tokens"] == still["plain"] and still["perplexity"] == still["plain_perplexity"]
     # the page's texts and the live ones are of one model and one guide
     texts = pd.DataFrame(write_explorer(explorer).curves["texts"])
     prompts = write_explorer(explorer).curves["prompts"]["text"]
     line = texts[(texts["concept"] == "truth") & (texts["strength"] == 0.8)].iloc[0]
-    again = live.answer("truth", "difference", 0.8, None, "all", prompts[line["prompt"]])
+    again = live.answer("truth", "difference", "residual", 0.8, None, "all", prompts[line["prompt"]])
     assert " ".join(again["tokens"]) == line["tokens"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("truth", "difference", 0.1, None, "all", "  "), "the prompt is empty"),
-        (("truth", "difference", 0.1, None, "all", "<b>hello</b>"), "three kinds of question"),
-        (("humor", "difference", 0.1, None, "all", "tell me about arun ."), "no guide for humor"),
-        (("truth", "difference", 0.1, (7,), "all", "tell me about arun ."), "layer 7 is out of range"),
-        (("truth", "difference", 1e30, None, "all", "tell me about arun ."), "overflows"),
-        (("truth", "difference", float("nan"), None, "all", "tell me about arun ."), "not finite"),
+        (("truth", "difference", "residual", 0.1, None, "all", "  "), "the prompt is empty"),
+        (("truth", "difference", "residual", 0.1, None, "all", "<b>hello</b>"), "three kinds of question"),
+        (("humor", "difference", "residual", 0.1, None, "all", "tell me about arun ."), "no guide for humor"),
+        (("truth", "difference", "residual", 0.1, (7,), "all", "tell me about arun ."), "layer 7 is out of range"),
+        (("truth", "difference", "residual", 1e30, None, "all", "tell me about arun ."), "overflows"),
+        (("truth", "difference", "residual", float("nan"), None, "all", "tell me about arun ."), "not finite"),
     ],
 )
 def test_the_live_side_refuses_in_one_sentence(explorer, tmp_path, arguments, words):

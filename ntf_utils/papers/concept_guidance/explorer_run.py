@@ -47,13 +47,12 @@ def write_explorer(config: ExplorerConfig) -> Outcome:
     """Row: a cell: its layers, unit of strength (median over layers), held-out accuracy, PNES and that of the null.
 
     Curves: "texts": a line a cell, strength and prompt: the tokens, each one's projection on the probe ("tint", see
-    `Tint`), and the text's scores in percent in the order of "concepts", -1 where one does not apply; the unguided
-    texts stand once, with concept and probe "". "prompts", "concepts", "tradeoff" (scores of all concepts and
-    perplexity), "null" (bands of random directions), "layers" (accuracy).
+    `Tint`), and the text's scores in percent in the order of "concepts", -1 where one does not apply. "prompts",
+    "concepts", "tradeoff" (scores of all concepts and perplexity), "null" (bands of random directions), "layers"
+    (held-out accuracy).
     """
     shown = Shown(config)
-    rows, tradeoff, layer_lines = [], [], []
-    texts = shown.texts(None, [0.0])
+    rows, texts, tradeoff, layer_lines = [], [], [], []
     nulls = {site: shown.null(site) for site in sorted({cell[2] for cell in config.cells})}
     for concept, probe, site, top in config.cells:
         made, unit = shown.made(concept, probe, site)
@@ -66,23 +65,24 @@ def write_explorer(config: ExplorerConfig) -> Outcome:
             "accuracy": made.held_out[list(guide.layers)].mean(),
             "pnes": judged(swept, concept, "report")["pnes"], "null_pnes": float(np.quantile(noise, 0.95)),
         })  # fmt: skip
-        texts += shown.texts(guide, [value for value in strengths if value])
+        texts += shown.texts(guide, strengths)
         columns = [swept.scores[name, "report"] for name in SCORED]
         tradeoff += [
-            (concept, probe, *line) for line in zip(strengths, *columns, swept.perplexity, swept.parsed, strict=True)
+            (concept, probe, site, *line)
+            for line in zip(strengths, *columns, swept.perplexity, swept.parsed, strict=True)
         ]
         layer_lines += [
-            (concept, probe, layer, value, int(layer in guide.layers))
+            (concept, probe, site, layer, value, int(layer in guide.layers))
             for layer, value in enumerate(made.held_out.tolist())
         ]
     band = [line for site, sweeps in nulls.items() for line in _band(site, sweeps)]
     return Outcome(rows, {
-        "texts": _columns(("concept", "probe", "strength", "prompt", "tokens", "tint", "scores"), texts),
+        "texts": _columns(("concept", "probe", "site", "strength", "prompt", "tokens", "tint", "scores"), texts),
         "prompts": {"prompt": list(range(len(shown.asks))), "text": [" ".join(ask.words) for ask in shown.asks]},
         "concepts": {"concept": list(SCORED), "title": [name.capitalize() for name in SCORED]},
-        "tradeoff": _columns(("concept", "probe", "strength", *SCORED, "perplexity", "parse_rate"), tradeoff),
+        "tradeoff": _columns(("concept", "probe", "site", "strength", *SCORED, "perplexity", "parse_rate"), tradeoff),
         "null": _columns(("site", "concept", "strength", "low", "high", "perplexity_low", "perplexity_high"), band),
-        "layers": _columns(("concept", "probe", "layer", "accuracy", "chosen"), layer_lines),
+        "layers": _columns(("concept", "probe", "site", "layer", "accuracy", "chosen"), layer_lines),
     })  # fmt: skip
 
 
@@ -135,23 +135,18 @@ class Shown:
         vectors = random_directions(config.nulls, config.layers, config.width, seed=config.seed)
         return [self.guides.sweep(one, site, layers, unit) for one in vectors]
 
-    def texts(self, guide: "Guide | None", strengths: Sequence[float]) -> list[tuple]:
-        """Lines of "texts"; the unguided ones for guide None."""
-        lines = []
+    def texts(self, guide: "Guide", strengths: Sequence[float]) -> list[tuple]:
+        """Lines of "texts"."""
+        lines, about = [], (guide.directions.concept, guide.directions.probe, guide.directions.site)
         for kind in KINDS:
             places = [place for place, ask in enumerate(self.asks) if ask.kind == kind]
-            asks = [self.asks[place] for place in places] * len(strengths)
-            if guide is None:
-                written, tints = write(self.guides.network, asks), [[] for _ in asks]
-            else:
-                written, tints = guide.write(self.guides.network, asks, np.repeat(strengths, len(places)).tolist())
+            asks = self._of(kind) * len(strengths)
+            written, tints = guide.write(self.guides.network, asks, np.repeat(strengths, len(places)).tolist())
             found = scores_of(self.guides.text, asks, written)
             for number, (said, tint, scores) in enumerate(zip(written, tints, found, strict=True)):
-                about = ("", "") if guide is None else (guide.directions.concept, guide.directions.probe)
                 strength, place = strengths[number // len(places)], places[number % len(places)]
                 percent = [-1 if scores[name] is None else round(100 * min(max(scores[name], 0), 1)) for name in SCORED]
-                texts = (" ".join(map(str, part)) for part in (said, tint, percent))
-                lines.append((*about, float(strength), place, *texts))
+                lines.append((*about, float(strength), place, *(" ".join(map(str, p)) for p in (said, tint, percent))))
         return lines
 
     def guide(self, concept: str, probe: str, site: str, top: int) -> "Guide":

@@ -58,17 +58,18 @@ class LiveGuides:
         return ExplorerConfig(**about)
 
     @property
-    def cells(self) -> dict[tuple[str, str], tuple[str, int]]:
-        """(concept, probe) -> site and number of layers."""
-        return {(concept, probe): (site, top) for concept, probe, site, top in self.config.cells}
+    def cells(self) -> dict[tuple[str, str, str], int]:
+        """(concept, probe, site) -> number of layers."""
+        return {(concept, probe, site): top for concept, probe, site, top in self.config.cells}
 
-    def directions(self, concept: str, probe: str) -> tuple[Directions, Tensor]:
+    def directions(self, concept: str, probe: str, site: str) -> tuple[Directions, Tensor]:
         """The shipped directions, and the length [layers] that a strength of 1 adds."""
-        if (concept, probe) not in self.cells:
-            known = ", ".join(f"{c} by {p}" for c, p in self.cells)
-            raise Refusal(f"no guide for {concept} by {probe}: known are {known}")
-        site, _ = self.cells[concept, probe]
-        return Directions.load(self.folder / "guides" / f"{concept}_{probe}.safetensors"), self._units[site]
+        if (concept, probe, site) not in self.cells:
+            raise Refusal(f"no guide for {concept} by {probe} at {site}: known are {self._known()}")
+        return Directions.load(self.folder / "guides" / f"{concept}_{probe}_{site}.safetensors"), self._units[site]
+
+    def _known(self) -> str:
+        return ", ".join(" / ".join(cell) for cell in self.cells)
 
     @cached_property
     def _units(self) -> dict[str, Tensor]:
@@ -76,14 +77,14 @@ class LiveGuides:
         return {site: torch.tensor(values) for site, values in about.items()}
 
     @cached_property
-    def _tints(self) -> dict[tuple[str, str, tuple[int, ...]], Tint]:
+    def _tints(self) -> dict[tuple[str, str, str, tuple[int, ...]], Tint]:
         return {}
 
-    def guide(self, concept: str, probe: str, layers: Sequence[int] | None = None) -> Guide:
+    def guide(self, concept: str, probe: str, site: str, layers: Sequence[int] | None = None) -> Guide:
         """A guide; `layers` default to those that were picked."""
-        directions, unit = self.directions(concept, probe)
-        chosen = directions.top(self.cells[concept, probe][1]) if layers is None else tuple(sorted(set(layers)))
-        key = (concept, probe, chosen)
+        directions, unit = self.directions(concept, probe, site)
+        chosen = directions.top(self.cells[concept, probe, site]) if layers is None else tuple(sorted(set(layers)))
+        key = (concept, probe, site, chosen)
         outside = [layer for layer in chosen if not 0 <= layer < len(unit)]
         if outside or not chosen:
             what = f"layer {outside[0]} is out of range" if outside else "no layer is chosen"
@@ -93,8 +94,9 @@ class LiveGuides:
         return Guide(directions, chosen, unit, self._tints[key])
 
     def answer(
-        self, concept: str, probe: str, strength: float, layers: tuple[int, ...] | None, positions: str, prompt: str
-    ) -> dict[str, Any]:
+        self, concept: str, probe: str, site: str, strength: float, layers: tuple[int, ...] | None, positions: str,
+        prompt: str,
+    ) -> dict[str, Any]:  # fmt: skip
         """What the explorer shows of one prompt: texts, tints, scores of all concepts (None where they do not apply),
         perplexities of good answers, and the likeliest first words under the guide.
 
@@ -102,7 +104,7 @@ class LiveGuides:
             Refusal: an empty prompt, words that the model does not know, or a strength that overflows.
         """
         ask = parse_ask(prompt)
-        guide = self.guide(concept, probe, layers)
+        guide = self.guide(concept, probe, site, layers)
         said, tint = self._write(ask, guide, strength, positions)
         plain, plain_tint = self._write(ask, guide, 0.0, positions)
         return {

@@ -25,7 +25,7 @@ def ship(config: ExplorerConfig, folder: Path = SHIPPED) -> None:
     units = {}
     for concept, probe, site, _ in config.cells:
         made, unit = shown.made(concept, probe, site)
-        made.directions.save(guides / f"{concept}_{probe}.safetensors")
+        made.directions.save(guides / f"{concept}_{probe}_{site}.safetensors")
         units[site] = unit.tolist()
     about = {"config.json": config.as_dict(), "units.json": units}
     for name, content in about.items():

@@ -85,10 +85,10 @@ class GuidingParameters(GuidanceParameters):
     shown: Count
 
     def explorer(self, cells: pd.DataFrame) -> list[ExplorerConfig]:
-        """For the first seed: the best site and number of layers of each concept and probe in a table of cells."""
+        """For the first seed: the best number of layers of each concept, probe and site in a table of cells."""
         rows = full(cells)
         rows = rows[rows["seed"] == rows["seed"].min()]
-        best = rows.loc[rows.groupby(["concept", "probe"], sort=False)["pnes_pick"].idxmax()]
+        best = rows.loc[rows.groupby(["concept", "probe", "site"], sort=False)["pnes_pick"].idxmax()]
         chosen = [
             (row.concept, row.probe, row.site, int(row.top)) for row in best.itertuples() if row.concept in OFFERED
         ]
