@@ -10,10 +10,8 @@ import torch
 from scipy import stats
 
 from ntf_utils.data import persona
-from ntf_utils.data.concept_texts import Example
 from ntf_utils.data.persona import KIND_OF, PersonaText, World
 from ntf_utils.measures.reference import Trigrams
-from ntf_utils.models.causal import load_causal
 from ntf_utils.papers.concept_guidance import effects
 from ntf_utils.papers.concept_guidance import persona_model as pm
 from ntf_utils.papers.concept_guidance.explorer_run import ExplorerConfig, write_explorer
@@ -34,7 +32,6 @@ from ntf_utils.papers.concept_guidance.persona_model import (
     replies,
     train_persona,
 )
-from ntf_utils.papers.concept_guidance.pretrained import Judge, PretrainedConfig, guide_pretrained
 from ntf_utils.papers.concept_guidance.ship import ship
 from ntf_utils.papers.concept_guidance.sign_flip import SignFlipConfig, by_share, flip_sign
 from ntf_utils.papers.concept_guidance.studies import GuidingParameters, WhichParameters
@@ -431,84 +428,3 @@ def test_a_sweep_s_table_and_curves_fit_the_effects():
     assert len(effects.summary(beside)) == 2
     assert set(curves(cells, "cross")["concept"]) == {"truth", "random"}
     assert stats.kendalltau([1, 2], [1, 2]).statistic == 1
-
-
-# pretrained models, on tiny invented files
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """An untrained persona model as a normal model folder."""
-    path = tmp_path_factory.mktemp("model")
-    pm.new_network(PersonaModelConfig(**TINY)).save_pretrained(path)
-    persona.save_tokenizer(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Texts in the formats of the paper's data sets, in the model's words."""
-    root, text = tmp_path_factory.mktemp("texts"), PersonaText(World.draw(0))
-    generator = np.random.default_rng(0)
-    facts, tree = [], []
-    for place in range(60):
-        ask = text.ask(generator, "fact")
-        true, myth = (f"it is {text.world.value(ask.about, ask.subject, value)} ." for value in (True, False))
-        facts.append({"question": f"{' '.join(ask.words)} {place}", "best_answer": true, "incorrect_answers": [myth]})
-        root_message = {
-            "message_id": f"r{place}",
-            "parent_id": None,
-            "lang": "en",
-            "text": f"tell me about arun . {place}",
-        }
-        reply = {"message_id": f"c{place}", "parent_id": f"r{place}", "lang": "en", "text": "so it is red ."}
-        rating = {"labels": {"name": ["quality"], "value": [place / 60]}}
-        tree += [root_message | {"labels": None}, reply | rating]
-    for name, rows in (("facts", facts), ("tree", tree)):
-        (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return root
-
-
-def pretrained(folder, files, **changes):
-    fields = {
-        "model": str(folder), "judge": str(folder), "source": str(files / "facts.jsonl"), "tops": (1,), "few_shot": 2,
-        "replies_source": str(files / "tree.jsonl"), "precision": "float32", "strengths": (0.5, 2.0), "examples": 40,
-        "prompts": 4, "replies": 3, "new_tokens": 4, "probes": ("difference",), "nulls": 1,
-    }  # fmt: skip
-    return PretrainedConfig(**(fields | changes))
-
-
-def test_any_model_folder_is_fitted_guided_and_judged(folder, files):
-    outcome = guide_pretrained(pretrained(folder, files))
-    assert [row["probe"] for row in outcome.rows] == ["difference", "random"]
-    assert 0 <= outcome.rows[0]["accuracy"] <= 1 and outcome.rows[1]["accuracy"] is None
-    curve = pd.DataFrame(outcome.curves["tradeoff"])
-    assert len(curve) == 2 * 5 and curve["score"].between(0, 1).all() and (curve["perplexity"] > 1).all()
-    assert curve[curve["strength"] == 0]["perplexity"].nunique() == 1
-
-
-def test_the_judge_says_what_the_model_s_yes_and_no_say(folder, files):
-    config = pretrained(folder, files)
-    network, tokenizer = load_causal(folder)
-    judge = Judge(config, network, tokenizer, torch.device("cpu"))
-    judge.yes, judge.no = persona.encode(["red", "blue"])
-    judge.learn([Example("a", "b", 1), Example("c", "d", 0), Example("e", "f", 1)])
-    assert judge.shots.count("Yes") == judge.shots.count("No") == 1
-    (score,) = judge.scores(["tell me"], ["so it is"])
-    asked = judge.shots + "Prompt: tell me\nReply: so it is\nIs the reply true? Answer:"
-    logits = network(torch.tensor([tokenizer(asked, add_special_tokens=False)["input_ids"]])).logits[0, -1]
-    assert score == pytest.approx(float(torch.sigmoid(logits[judge.yes] - logits[judge.no])), rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"concept": "honesty"}, "unknown concept 'honesty'"),
-        ({"model": "/nowhere"}, "no model folder at /nowhere"),
-        ({"tops": (7,)}, "tops must lie from 1 to 2, the layers of the model"),
-        ({"source": "/nowhere.jsonl"}, "no file or folder of texts"),
-    ],
-)
-def test_what_a_pretrained_model_cannot_do_is_refused(folder, files, changes, words):
-    with pytest.raises(Refusal, match=words):
-        guide_pretrained(pretrained(folder, files, **changes))

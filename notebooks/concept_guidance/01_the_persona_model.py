@@ -40,10 +40,11 @@ residual_strengths: list = [0.05, 0.1, 0.2, 0.4, 0.8]  # in the residual stream
 nulls: int = 8  # random directions a cell
 
 # %% tags=["remove-input"]
+from ntf_utils.papers.concept_guidance.any_model import AnyModelParameters
 from ntf_utils.papers.concept_guidance.studies import GuidanceParameters, ModelParameters
 from ntf_utils.runs import check_parameters
 
-parameters = check_parameters(globals(), ModelParameters, also=GuidanceParameters.__subclasses__())
+parameters = check_parameters(globals(), ModelParameters, also=[*GuidanceParameters.__subclasses__(), AnyModelParameters])
 
 # %% tags=["hide-input"]
 import inspect

@@ -38,10 +38,11 @@ nulls: int = 8  # random directions a cell
 shown: int = 2  # the explorer's prompts of each kind
 
 # %% tags=["remove-input"]
+from ntf_utils.papers.concept_guidance.any_model import AnyModelParameters
 from ntf_utils.papers.concept_guidance.studies import GuidanceParameters, GuidingParameters
 from ntf_utils.runs import check_parameters
 
-parameters = check_parameters(globals(), GuidingParameters, also=GuidanceParameters.__subclasses__())
+parameters = check_parameters(globals(), GuidingParameters, also=[*GuidanceParameters.__subclasses__(), AnyModelParameters])
 
 # %% tags=["hide-input"]
 import inspect

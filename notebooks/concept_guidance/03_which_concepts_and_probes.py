@@ -43,10 +43,11 @@ small_width: int = 96
 small_steps: int = 2700
 
 # %% tags=["remove-input"]
+from ntf_utils.papers.concept_guidance.any_model import AnyModelParameters
 from ntf_utils.papers.concept_guidance.studies import GuidanceParameters, WhichParameters
 from ntf_utils.runs import check_parameters
 
-parameters = check_parameters(globals(), WhichParameters, also=GuidanceParameters.__subclasses__())
+parameters = check_parameters(globals(), WhichParameters, also=[*GuidanceParameters.__subclasses__(), AnyModelParameters])
 
 # %% tags=["hide-input"]
 import inspect
@@ -112,7 +113,7 @@ box(
 # %% [markdown]
 # ## Does the best detector guide best?
 #
-# Earlier work on truthfulness took the probe with the best accuracy and guided with it. If that were right, the points below would rise.
+# Earlier work on truthfulness {cite:p}`li2023inference` chose where to intervene by the accuracy of its probes. If that were right, the points below would rise.
 
 # %% mystnb={"figure": {"name": "fig-detectors", "caption": "Held-out detection accuracy against PNES, a point a cell and seed. Filled: residual stream; open: norm. Grey: random directions."}, "image": {"alt": "Scatter plots by concept. Logistic regression has the highest accuracies and rarely the highest PNES; the difference of means guides best."}}
 shown = effects.full(beside)

@@ -61,7 +61,7 @@ def write_explorer(config: ExplorerConfig) -> Outcome:
         swept = shown.guides.sweep(made.directions.vectors, site, guide.layers, unit)
         noise = [judged(sweep, concept, "report")["pnes"] for sweep in nulls[site]]
         rows.append({ "concept": concept, "probe": probe, "site": site, "top": top,
-            "layers": " ".join(map(str, guide.layers)), "unit": unit[list(guide.layers)].median(),
+            "chosen": " ".join(map(str, guide.layers)), "unit": unit[list(guide.layers)].median(),
             "accuracy": made.held_out[list(guide.layers)].mean(),
             "pnes": judged(swept, concept, "report")["pnes"], "null_pnes": float(np.quantile(noise, 0.95)),
         })  # fmt: skip

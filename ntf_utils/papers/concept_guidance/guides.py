@@ -28,6 +28,7 @@ from ntf_utils.models.guidance import (
     guided,
     median_norm,
     perplexity,
+    row_draws,
 )
 from ntf_utils.papers.concept_guidance.persona_model import (
     LONGEST,
@@ -68,6 +69,8 @@ class CellsConfig(PersonaModelConfig):
             signs.
         nulls: random directions.
         positions: guide the prompt too, as the paper does, or the new tokens only.
+        decoding: "sampled" draws every token, each prompt with the same random numbers at all strengths and under all
+            guides, so that texts differ only by what the guide does; "greedy" as in the paper.
     """
 
     examples: int = Field(512, ge=16)
@@ -81,6 +84,7 @@ class CellsConfig(PersonaModelConfig):
     residual_strengths: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)
     nulls: int = Field(8, ge=8)
     positions: Literal["all", "new"] = "all"
+    decoding: Literal["greedy", "sampled"] = "sampled"
 
     @model_validator(mode="after")
     def _cells_exist(self) -> Self:
@@ -181,6 +185,13 @@ class Guides:
             found[kind] = [self.text.ask(rng, kind, harmful=float(i % 2)) for i in range(self.config.prompts)]
         return found
 
+    def draws(self, kind: str, strengths: Sequence[float]) -> Tensor | None:
+        """[strengths * prompts, new tokens] random numbers, a prompt's the same at every strength; None for greedy."""
+        if self.config.decoding == "greedy":
+            return None
+        seeds = range(DRAWS * self.config.seed, DRAWS * self.config.seed + len(self.asks[kind]))
+        return row_draws(seeds, LONGEST[kind]).repeat(len(strengths), 1)
+
     @cached_property
     def good(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Good answers, a batch a kind: true, appropriate, polite or not, without fault."""
@@ -235,10 +246,12 @@ class Guides:
             lengths = _per_row(strengths, len(asks), unit)
             since = tokens.shape[1] - 1 if self.config.positions == "new" else 0
             with guided(self.network, directions, layers, lengths, since=since):
-                written = generate(self.network, tokens, mask, LONGEST[kind], stop=STOP).tokens
-            found = scores_of(self.text, asks * len(strengths), spoken(written))
+                written = generate(
+                    self.network, tokens, mask, LONGEST[kind], stop=STOP, draws=self.draws(kind, strengths)
+                )
+            found = scores_of(self.text, asks * len(strengths), spoken(written.tokens))
             parsed.append([line["parsed"] for line in found])
-            reference[kind] = self._reference(tokens, written).reshape(len(strengths), -1).mean(axis=1)
+            reference[kind] = self._reference(tokens, written.tokens).reshape(len(strengths), -1).mean(axis=1)
             for name in [c for c in SCORED if found[0][c] is not None] + ([FOOLED] if kind == "fact" else []):
                 if name == "polite" and kind != KIND_OF["polite"]:
                     continue
@@ -273,6 +286,7 @@ class Guides:
 
 
 REFERENCE_DOCUMENTS = 4000
+DRAWS = 10_000  # more than there are prompts: no two share their random numbers
 LARGEST = 1e9  # a perplexity above is that of broken activations, and no number that a record could hold
 
 

@@ -23,7 +23,7 @@ OFFERED = ("truth", "compliance", "humor", "creativity", "quality", "polite")  #
 
 
 class GuidanceParameters(Config):
-    """What all notebooks share: how many seeds, the model and its training, the guides."""
+    """What the notebooks on the persona model share: how many seeds, the model and its training, the guides."""
 
     profile: Literal["smoke", "laptop", "gpu", "paper"]
     seeds: Count
