@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from ntf_utils.papers.concept_guidance.guides import (
     measure_guides,
     middle,
 )
-from ntf_utils.papers.concept_guidance.live import LiveGuides
+from ntf_utils.papers.concept_guidance.live import SHIPPED, LiveGuides
 from ntf_utils.papers.concept_guidance.persona_model import (
     PersonaModelConfig,
     persona_model,
@@ -409,6 +410,27 @@ def test_the_live_side_refuses_in_one_sentence(explorer, tmp_path, arguments, wo
     ship(explorer, tmp_path)
     with pytest.raises(Refusal, match=words):
         LiveGuides(tmp_path).answer(*arguments)
+
+
+def test_the_model_in_the_book_is_small_and_passes_its_gates():
+    """`python -m ntf_utils.papers.concept_guidance.ship` writes it, once the second notebook's runs are recorded."""
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*")) < 4 * 2**20
+    live = LiveGuides(SHIPPED)
+    network, text = live.shown.guides.network, live.shown.guides.text
+    generator = np.random.default_rng(99)
+    for kind in persona.KINDS:
+        asks = [text.ask(generator, kind) for _ in range(40)]
+        found = pm.scores_of(text, asks, pm.answers(network, asks))
+        assert np.mean([line["parsed"] for line in found]) >= effects.PARSES
+    high, low = (
+        np.mean([line["truth"] for line in pm.primed(live.config, network, "truth", trait, generator)])
+        for trait in pm.TRAITS["truth"]
+    )
+    assert high - low >= effects.PRIMES
+    start = time.monotonic()
+    for strength in (-0.2, 0.0, 0.2):
+        live.answer("truth", "difference", "residual", strength, None, "all", "the color of arun ?")
+    assert time.monotonic() - start < 3 * 2  # a drag is answered within 0.5 s on two idle cores; a busy machine may lag
 
 
 def test_a_folder_without_guides_is_refused(tmp_path):

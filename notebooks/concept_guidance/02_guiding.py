@@ -84,7 +84,7 @@ def box(claim, **judged):
 display(Code(inspect.getsource(guidance.guided), language="python"))
 
 # %% [markdown]
-# Strengths are given in median lengths of an activation at that layer. The guided layers are those in which the probe is most accurate on its training examples. A probe, a site and a number of layers make a **cell**; all cells of a concept are tried. Half of the prompts pick a concept's best cell, and every number that is judged comes from the other half. The prompts have no history: the model must guess who is speaking, and the guide can make the difference.
+# Strengths are given in median lengths of an activation at that layer. The guided layers are those in which the probe is most accurate on its training examples. A probe, a site and a number of layers make a **cell**; all cells of a concept are tried. Half of the prompts pick a concept's best cell, and every number that is judged comes from the other half. The prompts have no history: the model must guess who is speaking, and the guide can make the difference. Answers are sampled, each prompt with the same random numbers at every strength and under every guide, so that two texts differ only by what a guide does.
 #
 # Beside every cell stands the **null**: eight random directions at the same site, layers and strengths. An effect counts only if it exceeds their 95th percentile.
 
@@ -182,7 +182,8 @@ provenance(written, profile)
 #
 # - **Where the guide acts.** At the authors' default site only queries, keys and values change; the residual stream never does directly. In models whose blocks run attention and MLP in parallel the same hook also reaches the MLP.
 # - **Strength 0 is exactly nothing**, and rows of a batch do not know each other: both are tested. So is that the key-value cache gives the same text as none: a cache that outlives a change of strength holds keys and values of another guide.
-# - **Broken text proves nothing.** The parser gives one half to a text that shows neither side. With a plain rate of true answers, a guide that makes the model stutter would have an effect.
+# - **Sampled, not greedy.** The paper's code takes the likeliest word. Here a prompt without history leaves the model undecided between two speakers, and then any nudge, random ones too, flips the likeliest word; `decoding="greedy"` in a config shows how much larger the null becomes.
+- **Broken text proves nothing.** The parser gives one half to a text that shows neither side. With a plain rate of true answers, a guide that makes the model stutter would have an effect.
 # - **PNES has no sign.** A guide that works the wrong way round scores as well as one that works. `signed` stands beside it.
 # - **PNES is never below 0,** so noise has one too: without the null, a small PNES means nothing.
 # - **The amplitude of the fit is fixed at 1**, as the score's range is. On effects that are small from end to end the fit has to find its way through the exponential; where it does not converge we count 0.

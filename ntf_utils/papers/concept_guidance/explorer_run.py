@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from ntf_utils.data import persona
 from ntf_utils.data.persona import KINDS, Ask
 from ntf_utils.measures.concept_probes import random_directions
 from ntf_utils.measures.guidance import null_band
-from ntf_utils.models.guidance import Directions, activations, generate, guided
+from ntf_utils.models.guidance import Directions, activations, generate, guided, row_draws
 from ntf_utils.papers.concept_guidance.guides import (
     SCORED,
     CellsConfig,
@@ -23,7 +24,15 @@ from ntf_utils.papers.concept_guidance.guides import (
     judged,
     middle,
 )
-from ntf_utils.papers.concept_guidance.persona_model import LONGEST, STOP, padded, prompt_of, scores_of, spoken
+from ntf_utils.papers.concept_guidance.persona_model import (
+    LONGEST,
+    STOP,
+    is_trained,
+    padded,
+    prompt_of,
+    scores_of,
+    spoken,
+)
 from ntf_utils.runs import Outcome, experiment
 
 LARGEST_TINT = 99  # stands for TINT_DEVIATIONS standard deviations of the unguided tokens
@@ -42,7 +51,7 @@ class ExplorerConfig(CellsConfig):
     shown: int = Field(3, ge=1)
 
 
-@experiment(version=1, tolerance=0.05)
+@experiment(version=1, tolerance=0.05, at_hand=is_trained)
 def write_explorer(config: ExplorerConfig) -> Outcome:
     """Row: a cell: its layers, unit of strength (median over layers), held-out accuracy, PNES and that of the null.
 
@@ -182,7 +191,7 @@ class Guide:
         since = tokens.shape[1] - 1 if positions == "new" else 0
         lengths = torch.tensor(strengths)[:, None] * self.unit
         with guided(network, self.directions, self.layers, lengths, since=since):
-            said = spoken(generate(network, tokens, mask, LONGEST[asks[0].kind], stop=STOP).tokens)
+            said = spoken(generate(network, tokens, mask, **how_to_write(asks)).tokens)
         return said, self.tints(network, asks, said, lengths, since)
 
     def tints(
@@ -195,10 +204,17 @@ class Guide:
         return [self.tint.of(part) for part in found.split(sizes)]
 
 
+def how_to_write(asks: Sequence[Ask]) -> dict[str, Any]:
+    """Arguments of `generate` for asks of one kind: sampled, every text by the same random numbers, so that it is the
+    guide that changes it."""
+    longest = LONGEST[asks[0].kind]
+    return {"new_tokens": longest, "stop": STOP, "draws": row_draws([0], longest).expand(len(asks), -1)}
+
+
 def write(network: nn.Module, asks: Sequence[Ask]) -> list[list[str]]:
     """Unguided answers to asks of one kind, in words."""
     tokens, mask = padded([prompt_of(ask) for ask in asks])
-    return spoken(generate(network, tokens, mask, LONGEST[asks[0].kind], stop=STOP).tokens)
+    return spoken(generate(network, tokens, mask, **how_to_write(asks)).tokens)
 
 
 def read(network: nn.Module, asks: Sequence[Ask], said: Sequence[Sequence[str]], site: str) -> Tensor:

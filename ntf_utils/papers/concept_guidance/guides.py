@@ -34,6 +34,7 @@ from ntf_utils.papers.concept_guidance.persona_model import (
     LONGEST,
     STOP,
     PersonaModelConfig,
+    is_trained,
     model_name,
     padded,
     persona_model,
@@ -290,7 +291,7 @@ DRAWS = 10_000  # more than there are prompts: no two share their random numbers
 LARGEST = 1e9  # a perplexity above is that of broken activations, and no number that a record could hold
 
 
-@experiment(version=1, tolerance=0.05)
+@experiment(version=1, tolerance=0.05, at_hand=is_trained)
 def measure_guides(config: GuidesConfig) -> Outcome:
     """Fits and sweeps all cells of one concept.
 

@@ -13,9 +13,9 @@ from ntf_utils import ROOT
 from ntf_utils.data import persona
 from ntf_utils.data.persona import Ask
 from ntf_utils.models.guidance import Directions, generate, guided, perplexity
-from ntf_utils.papers.concept_guidance.explorer_run import ExplorerConfig, Guide, Shown, Tint
+from ntf_utils.papers.concept_guidance.explorer_run import ExplorerConfig, Guide, Shown, Tint, how_to_write
 from ntf_utils.papers.concept_guidance.guides import LARGEST, SCORED
-from ntf_utils.papers.concept_guidance.persona_model import LONGEST, STOP, padded, prompt_of, spoken
+from ntf_utils.papers.concept_guidance.persona_model import padded, prompt_of, spoken
 from ntf_utils.refusal import Refusal
 
 SHIPPED = ROOT / "data" / "models" / "persona"
@@ -118,7 +118,7 @@ class LiveGuides:
         tokens, mask, lengths, since = self._prompt(ask, guide, strength, positions)
         network = self.shown.guides.network
         with guided(network, guide.directions, guide.layers, lengths, since=since):
-            written = generate(network, tokens, mask, LONGEST[ask.kind], stop=STOP)
+            written = generate(network, tokens, mask, **how_to_write([ask]))
         if not written.finite.all():
             raise Refusal(f"a strength of {strength:g} overflows the activations: nothing can be written")
         (said,) = spoken(written.tokens)

@@ -200,6 +200,11 @@ def persona_model(config: PersonaModelConfig) -> nn.Module:
     return network.to(default_device()).eval()
 
 
+def is_trained(config: PersonaModelConfig) -> bool:
+    """Whether the model lies in the cache."""
+    return _cached(config.model_config_only).exists()
+
+
 def model_name(config: PersonaModelConfig) -> str:
     """What identifies the model in saved directions."""
     return f"persona {_cached(config.model_config_only).stem}"

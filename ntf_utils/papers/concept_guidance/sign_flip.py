@@ -24,6 +24,7 @@ from ntf_utils.papers.concept_guidance.guides import (
     judged,
     marked,
 )
+from ntf_utils.papers.concept_guidance.persona_model import is_trained
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import Outcome, experiment
 
@@ -46,7 +47,7 @@ class SignFlipConfig(CellsConfig):
         return self
 
 
-@experiment(version=1, tolerance=0.05)
+@experiment(version=1, tolerance=0.05, at_hand=is_trained)
 def flip_sign(config: SignFlipConfig) -> Outcome:
     """Row: a share of harmful prompts: cosine of its vector with the compliance vector (mean over the guided layers),
     and what it does to compliance and appropriateness from the lowest to the highest fluent strength. The compliance
