@@ -265,6 +265,13 @@ def guided(
         yield
 
 
+@torch.no_grad()
+def next_logits(model: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
+    """[n, vocabulary] fp32 logits of what follows each text, padded on the left; under `guided` if inside it."""
+    device = _device(model)
+    return _read(model, tokens.to(device), mask.to(device), last=True).logits[:, -1].float()
+
+
 @dataclass(frozen=True)
 class Written:
     """What a model wrote.
