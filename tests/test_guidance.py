@@ -403,6 +403,10 @@ class TestPerplexity:
 
 
 class TestLoading:
+    def test_is_silent(self, folders, capfd):
+        load_causal(folders["llama"])
+        assert capfd.readouterr() == ("", ""), "a notebook would print a bar that is never twice the same"
+
     def test_a_tokenizer_pads_on_the_left_and_a_fingerprint_names_the_folder(self, folders):
         _, tokenizer = load_causal(folders["llama"])
         _, mask = encode(tokenizer, ["w1 w2 w3", "w4"])

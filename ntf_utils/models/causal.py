@@ -6,6 +6,8 @@ transformers imports torchvision.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -146,13 +148,28 @@ def _load(loader: type, what: str, model: str | Path, **options: Any) -> Any:
     """`loader.from_pretrained` without the model's own code, its errors in one sentence."""
     folder = local_folder(model)
     try:
-        return loader.from_pretrained(
-            str(folder or model), trust_remote_code=False, local_files_only=folder is not None, **options
-        )
+        with _no_progress_bar():
+            return loader.from_pretrained(
+                str(folder or model), trust_remote_code=False, local_files_only=folder is not None, **options
+            )
     except Exception as problem:  # of many kinds: a damaged tokenizer.json raises just this one
         first_line = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         kind = "folder" if folder else "name, which is no local folder either,"
         raise Refusal(f"the {what} {kind} {str(model)!r} cannot be loaded: {first_line}") from None
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Loading prints a bar with the seconds it took, which no notebook prints twice alike."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _from_transformers(name: str) -> type:
