@@ -68,7 +68,8 @@ def sweep(model: LlamaForCausalLM) -> list[Measure]:
         return torch.stack(found)
 
     differ = (ours() != one_by_one()).any(dim=1).float().mean().item()
-    assert differ < 0.01, f"{differ:.1%} of the texts differ between the two ways"  # a tie of logits may be rounded apart
+    # a tie of logits may be rounded apart
+    assert differ < 0.01, f"{differ:.1%} of the texts differ between the two ways"
     seconds = interleaved({"ours": ours, "one": one_by_one}, rounds=3)
     written = len(STRENGTHS) * PROMPTS * NEW_TOKENS
     size = f"{len(STRENGTHS)} strengths x {PROMPTS} prompts x {NEW_TOKENS} tokens"
