@@ -48,6 +48,7 @@ from ntf_utils.runs import Config, Outcome, experiment
 from ntf_utils.training.device import default_device
 
 Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
 QUESTIONS = {  # of the judge; the wording is ours
     "humor": "Is the reply humorous?",
     "creativity": "Is the reply creative?",
@@ -462,16 +463,16 @@ class AnyModelParameters(Config):
     source_folder: str
     precision: Literal["float32", "bfloat16", "float16"]
     quantize: Literal[0, 4, 8]
-    data_seeds: int = Field(ge=1)
+    data_seeds: Count
     pretrained_sites: list[Literal["norm", "residual"]]
-    pretrained_tops: list[int]
+    pretrained_tops: list[Count]
     pretrained_strengths: list[Positive]
     pretrained_unit: Literal["median", "absolute"]
-    pretrained_examples: int
-    pretrained_prompts: int
-    pretrained_replies: int
-    new_tokens: int
-    at_once: int
+    pretrained_examples: Count
+    pretrained_prompts: Count
+    pretrained_replies: Count
+    new_tokens: Count
+    at_once: Count
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
