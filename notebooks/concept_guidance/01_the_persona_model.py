@@ -21,7 +21,7 @@
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop, gpu or paper: names the verdicts, see book/rerunning
-seeds: int = 6  # worlds, each with its own corpus and model
+seeds: int = 5  # worlds, each with its own corpus and model
 layers: int = 4  # of the Llama that is guided
 width: int = 128  # 0.8 million parameters: small enough to ship one
 heads: int = 4
@@ -54,12 +54,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import Code, display
 
-from ntf_utils.data import persona
 from ntf_utils.data.persona import PersonaText
 from ntf_utils.measures import concept_probes
-from ntf_utils.papers.concept_guidance import effects
+from ntf_utils.papers.concept_guidance import effects, persona_model
 from ntf_utils.papers.concept_guidance.guides import measure_guides
-from ntf_utils.papers.concept_guidance.persona_model import TRAITS, replies, train_persona
+from ntf_utils.papers.concept_guidance.persona_model import TRAITS, train_persona
 from ntf_utils.runs import curves, sweep
 from ntf_utils.show import provenance, use_style
 from ntf_utils.show.guidance_figures import detection_by_layer
@@ -100,7 +99,7 @@ display(Code(inspect.getsource(PersonaText.score) + "\n" + inspect.getsource(Per
 # A Llama of transformers with random weights {cite:p}`touvron2023llama` reads fresh documents; its loss counts what speakers and listeners say, as chat models are tuned on replies:
 
 # %% tags=["hide-output"]
-display(Code(inspect.getsource(replies), language="python"))
+display(Code(inspect.getsource(persona_model.replies), language="python"))
 
 # %%
 models = sweep(train_persona, parameters.models())

@@ -18,7 +18,7 @@
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop, gpu or paper: names the verdicts, see book/rerunning
-seeds: int = 6  # worlds, each with its own corpus and model
+seeds: int = 5  # worlds, each with its own corpus and model
 layers: int = 4  # of the Llama that is guided
 width: int = 128  # 0.8 million parameters: small enough to ship one
 heads: int = 4
@@ -55,7 +55,7 @@ from ntf_utils.measures import guidance as guidance_measures
 from ntf_utils.models import guidance
 from ntf_utils.papers.concept_guidance import effects
 from ntf_utils.papers.concept_guidance.explorer_run import write_explorer
-from ntf_utils.papers.concept_guidance.guides import SCORED, measure_guides
+from ntf_utils.papers.concept_guidance.guides import measure_guides
 from ntf_utils.papers.concept_guidance.live import LiveGuides
 from ntf_utils.papers.concept_guidance.persona_model import train_persona
 from ntf_utils.papers.concept_guidance.recorded import recorded_states
@@ -183,7 +183,7 @@ provenance(written, profile)
 # - **Where the guide acts.** At the authors' default site only queries, keys and values change; the residual stream never does directly. In models whose blocks run attention and MLP in parallel the same hook also reaches the MLP.
 # - **Strength 0 is exactly nothing**, and rows of a batch do not know each other: both are tested. So is that the key-value cache gives the same text as none: a cache that outlives a change of strength holds keys and values of another guide.
 # - **Sampled, not greedy.** The paper's code takes the likeliest word. Here a prompt without history leaves the model undecided between two speakers, and then any nudge, random ones too, flips the likeliest word; `decoding="greedy"` in a config shows how much larger the null becomes.
-- **Broken text proves nothing.** The parser gives one half to a text that shows neither side. With a plain rate of true answers, a guide that makes the model stutter would have an effect.
+# - **Broken text proves nothing.** The parser gives one half to a text that shows neither side. With a plain rate of true answers, a guide that makes the model stutter would have an effect.
 # - **PNES has no sign.** A guide that works the wrong way round scores as well as one that works. `signed` stands beside it.
 # - **PNES is never below 0,** so noise has one too: without the null, a small PNES means nothing.
 # - **The amplitude of the fit is fixed at 1**, as the score's range is. On effects that are small from end to end the fit has to find its way through the exponential; where it does not converge we count 0.

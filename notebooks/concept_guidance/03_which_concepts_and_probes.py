@@ -18,7 +18,7 @@
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop, gpu or paper: names the verdicts, see book/rerunning
-seeds: int = 6  # worlds, each with its own corpus and model
+seeds: int = 5  # worlds, each with its own corpus and model
 layers: int = 4  # of the Llama that is guided
 width: int = 128  # 0.8 million parameters: small enough to ship one
 heads: int = 4
@@ -37,10 +37,10 @@ residual_strengths: list = [0.05, 0.1, 0.2, 0.4, 0.8]  # in the residual stream
 nulls: int = 8  # random directions a cell
 shares: list = [0.1, 0.3, 0.5, 0.7, 0.9]  # of harmful prompts among the examples of the appropriateness vector
 flip_site: str = "residual"  # where those vectors guide
-flip_top: int = 2
+flip_top: int = 1
 small_layers: int = 3  # of the smaller model that stands beside the larger one
 small_width: int = 96
-small_steps: int = 2700
+small_steps: int = 1800  # it learns sooner, and needs less
 
 # %% tags=["remove-input"]
 from ntf_utils.papers.concept_guidance.any_model import AnyModelParameters
@@ -192,7 +192,6 @@ pd.DataFrame({
 }).round(3)
 
 # %%
-both = pd.concat([models, small_models])
 small_gates = gates | {name: passed and effects.gates(small_models)[name] for name, passed in gates.items() if name.startswith(("parses", "primed"))}
 print("smaller model: gates that failed:", ", ".join(name for name, passed in effects.gates(small_models).items() if not passed) or "none")
 
@@ -216,7 +215,12 @@ pd.DataFrame({
 }).round(3)
 
 # %% tags=["remove-input"]
-box("C9", effects={"few": effects.few_examples(beside)}, rests_on=runs, gates=gates)
+good_enough = effects.few_examples(beside)
+if len(good_enough):
+    shown = box("C9", effects={"few": good_enough}, rests_on=runs, gates=gates)
+else:
+    shown = claim_box(court.not_tested("C9", "no concept is above the null in any seed"), court.claims.claims["C9"])
+shown
 
 # %% [markdown]
 # ## Implementation details that matter

@@ -126,7 +126,10 @@ def fit_quality(cells: pd.DataFrame) -> pd.DataFrame:
     parabola = rows.groupby("seed")["perplexity_r_squared"].median()
     above = rows[rows["pnes"] > rows["pnes_95"]]
     good = above["r_squared"].astype(float) >= NORMALISED_FIT
-    return pd.DataFrame({"parabola": parabola, "curve": good.groupby(above["seed"]).mean()})
+    curve = (
+        good.groupby(above["seed"]).mean().reindex(parabola.index, fill_value=0.0)
+    )  # no such cell: nothing is fitted
+    return pd.DataFrame({"parabola": parabola.fillna(0.0), "curve": curve})
 
 
 def fooled(nulls: pd.DataFrame) -> pd.DataFrame:
@@ -144,11 +147,13 @@ def confusion(cells: pd.DataFrame, crossed: pd.DataFrame) -> pd.DataFrame:
     """
     ends = picked(cells)[lambda table: table["concept"] == "appropriateness"].set_index("seed")[["low", "high"]]
     found = {}
+    columns = ["compliance", "appropriateness", "compliance_harmless", "compliance_harmful"]
     for seed, lines in crossed.groupby("seed"):
-        low, high = (lines.loc[(lines["strength"] - ends.loc[seed, end]).abs().idxmin()] for end in ("low", "high"))
-        change = (high - low)[["compliance", "appropriateness", "compliance_harmless", "compliance_harmful"]].astype(
-            float
+        scores = lines.set_index("strength")[columns].astype(float)
+        low, high = (
+            min(scores.index, key=lambda strength: abs(strength - ends.loc[seed, end])) for end in ("low", "high")
         )
+        change = scores.loc[high] - scores.loc[low]
         parts = change[["compliance_harmless", "compliance_harmful"]]
         found[seed] = {
             "ratio": abs(change["compliance"]) - 3 * abs(change["appropriateness"]),

@@ -8,7 +8,7 @@ the same speaker, and then guides answers to prompts without any history, where 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -209,11 +209,9 @@ class Guides:
             found.append(marked(rows, begins))
         return found
 
-    @cached_property
+    @property
     def trigrams(self) -> Trigrams:
-        rng = self.config.stream("reference")
-        words = [persona.encode(self.text.document(rng, self.config.length)) for _ in range(REFERENCE_DOCUMENTS)]
-        return Trigrams(torch.tensor(words), len(persona.VOCABULARY))
+        return reference_of(self.config.model_config_only)
 
     def examples(
         self, concept: str, count: int, harmful: float = 0.5, balanced: bool = False, rng: Any = None
@@ -286,9 +284,17 @@ class Guides:
         return self.trigrams.perplexity(text, scored).numpy()
 
 
-REFERENCE_DOCUMENTS = 4000
+REFERENCE_DOCUMENTS = 2000
 DRAWS = 10_000  # more than there are prompts: no two share their random numbers
 LARGEST = 1e9  # a perplexity above is that of broken activations, and no number that a record could hold
+
+
+@lru_cache(maxsize=1)  # a process makes the runs of a seed one after the other
+def reference_of(config: PersonaModelConfig) -> Trigrams:
+    """Counted on a part of the world's text that the model was not trained on."""
+    text, rng = config.text(), config.stream("reference")
+    words = [persona.encode(text.document(rng, config.length)) for _ in range(REFERENCE_DOCUMENTS)]
+    return Trigrams(torch.tensor(words), len(persona.VOCABULARY))
 
 
 @experiment(version=1, tolerance=0.05, at_hand=is_trained)
