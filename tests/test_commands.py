@@ -164,6 +164,14 @@ def test_replay_passes_over_records_whose_data_are_not_here(store, capsys, monke
     assert out.count("the photographs are not here") == 1
 
 
+def test_replay_passes_over_runs_whose_models_would_have_to_be_trained(store, capsys, monkeypatch):
+    sweep(square, [SquareConfig(seed=seed) for seed in range(3)], workers=0)
+    monkeypatch.setattr(square, "at_hand", lambda config: config.seed == 2)
+    code, out, _ = call(capsys, "replay")
+    assert code == 0 and "1 of 3 records replayed, 0 drifted" in out
+    assert out.count("what they build on is not in the cache") == 1
+
+
 def test_replay_refuses_an_unknown_experiment(capsys):
     assert call(capsys, "replay", "--experiment", "sqare") == (
         2,

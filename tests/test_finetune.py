@@ -10,8 +10,9 @@ from torch import nn
 from ntf_utils.data import torchvision_door
 from ntf_utils.data.star_graphs import StarTask, draw_star_graphs, write_lines
 from ntf_utils.measures.sequences import exact_match
+from ntf_utils.models.causal import fingerprint, load_tokenizer
 from ntf_utils.models.decoding import decode_greedily
-from ntf_utils.models.pretrained import fingerprint, load_pretrained, load_tokenizer
+from ntf_utils.models.pretrained import load_pretrained
 from ntf_utils.papers.next_token_pitfalls import finetune
 from ntf_utils.papers.next_token_pitfalls.finetune import (
     FinetuneConfig,

@@ -53,11 +53,18 @@ def in_order(records: list[Record]) -> list[Record]:
 def _replay_within(budget: float, candidates: list[Record]) -> Counter:
     """Replay what fits the budget by its recorded seconds; how many went how.
 
-    Records whose data are not on this machine are passed over, with one line for each data set.
+    Records whose data are not on this machine are passed over, with one line for each data set. So are those that build
+    on a model which would have to be trained first: their recorded seconds do not hold that.
     """
     found, absent = Counter(), set()
     for record in in_order(candidates):
         if record.provenance.seconds > budget or record.data in absent:
+            continue
+        experiment = registry[record.experiment]
+        if not experiment.at_hand(_config(experiment, record)):
+            if record.experiment not in absent:
+                print(f"no model {record.experiment} {record.key}, and others: what they build on is not in the cache")
+            absent.add(record.experiment)
             continue
         try:
             found[_replay_one(record)] += 1

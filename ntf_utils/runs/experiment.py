@@ -68,15 +68,25 @@ class Experiment:
         tolerance: how far a replayed number may lie from the recorded one, relative and absolute
             (`math.isclose`); 0 means equal after rounding to 6 significant digits.
         resumable: a run keeps checkpoints, so it may be begun even where the time left does not suffice.
+        at_hand: says of a config whether the work of other runs that this one builds on, a trained model, lies in the
+            cache. Without it the run makes that work itself, so its recorded seconds do not hold the cost.
         config_type: the type of the function's one argument.
     """
 
-    def __init__(self, function: Callable[[Any], Outcome], version: int, tolerance: float, resumable: bool) -> None:
+    def __init__(
+        self,
+        function: Callable[[Any], Outcome],
+        version: int,
+        tolerance: float,
+        resumable: bool,
+        at_hand: Callable[[Any], bool] | None = None,
+    ) -> None:
         self.function = function
         self.name = function.__name__
         self.version = version
         self.tolerance = tolerance
         self.resumable = resumable
+        self.at_hand = at_hand or (lambda config: True)
         self.__module__ = function.__module__
         self.__doc__ = function.__doc__
         self.config_type = _config_type(function)
@@ -106,7 +116,10 @@ registry: dict[str, Experiment] = {}
 
 
 def experiment(
-    version: int = 1, tolerance: float = 0.0, resumable: bool = False
+    version: int = 1,
+    tolerance: float = 0.0,
+    resumable: bool = False,
+    at_hand: Callable[[Any], bool] | None = None,
 ) -> Callable[[Callable[[Any], Outcome]], Experiment]:
     """Make a module-level function `f(config: SomeConfig) -> Outcome` an Experiment.
 
@@ -115,7 +128,7 @@ def experiment(
     """
 
     def register(function: Callable[[Any], Outcome]) -> Experiment:
-        made = Experiment(function, version, tolerance, resumable)
+        made = Experiment(function, version, tolerance, resumable, at_hand)
         known = registry.get(made.name)
         if known is not None and known.__module__ != made.__module__:
             raise Refusal(f"{known.__module__} and {made.__module__} both have an experiment {made.name}: rename one")

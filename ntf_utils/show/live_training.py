@@ -110,8 +110,13 @@ class LiveTraining:
             self._say(f"{type(error).__name__}: {error}", alarm=True)
 
     def _say(self, sentence: str, alarm: bool = False) -> None:
-        role, style = ("alert", "color:#c04a00;font-weight:600") if alarm else ("status", "")
-        self.status.value = f'<span role="{role}" style="{style}">{escape(sentence)}</span>'
+        self.status.value = status_html(sentence, alarm)
+
+
+def status_html(sentence: str, alarm: bool = False) -> str:
+    """What a view says of itself; an alarm is read out at once."""
+    role, style = ("alert", "color:#c04a00;font-weight:600") if alarm else ("status", "")
+    return f'<span role="{role}" style="{style}">{escape(sentence)}</span>'
 
 
 def wrapped(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:

@@ -32,6 +32,11 @@ COLOURS = {
     "order": BLUE,  # copies of one initialisation trained on different orders
     "independent": GREY,  # networks from different initialisations: the control that must be far apart
     "same": BLACK,  # copies trained in the same order: the control that must coincide
+    "logistic": BLUE,  # probes of a concept: logistic regression
+    "difference": ORANGE,  # difference in means
+    "principal": GREEN,  # first principal component
+    "fit": VERMILLION,  # a fitted curve through measured points
+    "predicted": SKY,  # where a prediction made before the runs lies
     "paper": BLACK,  # a number of the paper, drawn as an open marker or a dotted line
 }
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ntf_utils.data.star_graphs import StarGraphs, StarTask, draw_star_graphs, write_lines
 from ntf_utils.measures.sequences import exact_match, token_accuracy
+from ntf_utils.models.causal import fingerprint, load_tokenizer
 from ntf_utils.models.decoding import decode_greedily
-from ntf_utils.models.pretrained import fingerprint, load_pretrained, load_tokenizer
+from ntf_utils.models.pretrained import load_pretrained
 from ntf_utils.papers.next_token_pitfalls.path_finder import _generator, recipe_of
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import Config, Outcome, experiment
