@@ -6,6 +6,7 @@ Nothing here trains or measures; it shows tables, records and verdicts that the 
 from ntf_utils.show.barrier_explorer import BarrierExplorer
 from ntf_utils.show.boxes import ClaimBox, claim_box
 from ntf_utils.show.chapters import PAPERS, chapters
+from ntf_utils.show.locality_explorer import LocalityExplorer
 from ntf_utils.show.path_explorer import PathExplorer
 from ntf_utils.show.provenance import provenance
 from ntf_utils.show.scorecard import recorded_profiles, scorecard
@@ -20,7 +21,7 @@ from ntf_utils.show.statistics import (
 from ntf_utils.show.style import COLOURS, use_style
 
 __all__ = [
-    "COLOURS", "PAPERS", "BarrierExplorer", "ClaimBox", "PathExplorer", "benchmark_figures", "chapters", "claim_box",
-    "estimated_costs", "package_versions", "profile_costs", "provenance", "recorded_profiles", "run_statistics",
+    "COLOURS", "PAPERS", "BarrierExplorer", "ClaimBox", "LocalityExplorer", "PathExplorer", "benchmark_figures",
+    "chapters", "claim_box", "estimated_costs", "package_versions", "profile_costs", "provenance", "recorded_profiles", "run_statistics",
     "scorecard", "software_of_runs", "use_style",
 ]  # fmt: skip

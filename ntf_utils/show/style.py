@@ -32,6 +32,10 @@ COLOURS = {
     "order": BLUE,  # copies of one initialisation trained on different orders
     "independent": GREY,  # networks from different initialisations: the control that must be far apart
     "same": BLACK,  # copies trained in the same order: the control that must coincide
+    "student": BLUE,
+    "teacher": VERMILLION,  # a network at its random start that another one learns from
+    "pixels": BLACK,  # a probe on the raw images: what features have to beat
+    "noise": GREY,  # the control that learns from noise
     "paper": BLACK,  # a number of the paper, drawn as an open marker or a dotted line
 }
 

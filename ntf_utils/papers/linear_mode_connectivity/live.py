@@ -1,20 +1,14 @@
 """The barrier explorer's states from recorded runs, and the live side: trains two networks and walks between them."""
 
-import base64
-import io
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import pandas as pd
 import torch
-from PIL import Image
 
-from ntf_utils.data.images import Images
-from ntf_utils.papers.linear_mode_connectivity.connectivity import (
-    ConnectivityConfig,
-    Job,
-    tile_rows,
-)
+from ntf_utils.data.images import tile_rows
+from ntf_utils.data.pictures import pictures_of
+from ntf_utils.papers.linear_mode_connectivity.connectivity import ConnectivityConfig, Job
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import runs_behind
 from ntf_utils.training.device import default_device
@@ -116,14 +110,3 @@ class _ReportingJob(Job):
     def report(self) -> None:
         self.tell(self.done, self.config.steps)
         self.done += 1
-
-
-def pictures_of(images: Images) -> list[str]:
-    """Each image as the data address of a PNG; single channels are shown in grey."""
-    found = []
-    for pixels in images.pixels.cpu():
-        shown = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
-        buffer = io.BytesIO()
-        Image.fromarray(shown.numpy()).save(buffer, format="PNG")
-        found.append("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
-    return found
