@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import linear_mode_connectivity, next_token_pitfalls, sweeps
+from benchmarks import linear_mode_connectivity, next_token_pitfalls, random_teachers, sweeps
 from benchmarks.timing import report, table
 
 CHAPTERS = {
     "next_token_pitfalls": next_token_pitfalls.measure,
     "linear_mode_connectivity": linear_mode_connectivity.measure,
+    "random_teachers": random_teachers.measure,
     "sweeps": sweeps.measure,
 }
 RECORDS = Path(__file__).parent.parent / "data" / "benchmarks"  # the book prints these

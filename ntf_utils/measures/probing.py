@@ -24,8 +24,8 @@ from ntf_utils.refusal import Refusal
 
 Metric = Literal["euclidean", "cosine"]
 TEMPERATURE = 0.07
-AT_ONCE = 2**25  # distances computed at a time (128 MiB)
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of the converged probe, times half the squared norm of the weights
+AT_ONCE = {"cpu": 2**18, "cuda": 2**28}  # distances computed at a time: on a CPU as many as stay in its cache
+PENALTIES = (3e-3, 3e-2, 0.3, 3.0)  # of the converged probe, times half the squared norm of the weights
 HELD_OUT = 5  # every fifth training item chooses among them
 
 
@@ -92,7 +92,7 @@ def neighbours(
 
 
 def _chunks(queries: Tensor, items: int) -> list[tuple[int, Tensor]]:
-    size = max(1, AT_ONCE // items)
+    size = max(1, AT_ONCE[queries.device.type] // items)
     return [(start, queries[start : start + size]) for start in range(0, len(queries), size)]
 
 

@@ -55,7 +55,7 @@ class ProjectionHead(nn.Module):
         """[n, inputs] -> the bottleneck's features z~ [n, bottleneck], in fp32."""
         h = F.gelu(self.hidden2(F.gelu(self.hidden1(embeddings))))
         with torch.autocast(embeddings.device.type, enabled=False):
-            z = F.linear(h.float(), self.bottleneck.weight, self.bottleneck.bias)
+            z = self.bottleneck(h.to(self.bottleneck.weight.dtype))
             return F.normalize(z, dim=1) if self.feature_norm else z
 
     def expand(self, features: Tensor) -> Tensor:

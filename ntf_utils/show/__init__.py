@@ -22,6 +22,7 @@ from ntf_utils.show.style import COLOURS, use_style
 
 __all__ = [
     "COLOURS", "PAPERS", "BarrierExplorer", "ClaimBox", "LocalityExplorer", "PathExplorer", "benchmark_figures",
-    "chapters", "claim_box", "estimated_costs", "package_versions", "profile_costs", "provenance", "recorded_profiles", "run_statistics",
+    "chapters", "claim_box", "estimated_costs", "package_versions", "profile_costs", "provenance", "recorded_profiles",
+    "run_statistics",
     "scorecard", "software_of_runs", "use_style",
 ]  # fmt: skip

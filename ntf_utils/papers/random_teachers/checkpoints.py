@@ -74,7 +74,7 @@ def map_plane(config: PlaneConfig) -> Outcome:
     names = ("teacher", f"student {config.locality:g}", f"student {config.far_locality:g}")
     at = [{"name": name, "x": x, "y": y} for name, (x, y) in zip(names, shape.corners.tolist(), strict=True)]
     far = shape.corners.norm(dim=1)
-    row = {"seed": config.seed, "to_near": far[1], "to_far": far[2]}
+    row = {"to_near": far[1], "to_far": far[2]}
     return Outcome([row], {"plane": columns(points), "corners": columns(at)})
 
 
@@ -125,7 +125,7 @@ def raise_children(config: ChildrenConfig) -> Outcome:
     student = job.student(teacher)
     start = frozen(student)
     job.distil(teacher, student)
-    row, lines = {"seed": config.seed}, []
+    row, lines = {}, []
     for which, network in (("student", student), ("start", start)):
         found, lines_of = job.children(network)
         row |= {f"{which}_{name}": value for name, value in found.items()}
@@ -247,7 +247,7 @@ def prune_iteratively(config: PruneConfig) -> Outcome:
     job.distil(teacher, student)
     arms = {"student": (student, 0), "start": (start, 0), "late": (start, config.rewind_steps)}
     lines = {arm: job.levels(network, rewind) for arm, (network, rewind) in arms.items()}
-    row: dict[str, float] = {"seed": config.seed}
+    row: dict[str, float] = {}
     for arm, line in lines.items():
         sparse = line[len(line) // 2 :]
         row[arm] = sum(level["accuracy"] for level in sparse) / len(sparse)

@@ -51,7 +51,8 @@ Probe = Literal["converged", "adamw", "knn", "cosine"]
 State = dict[str, Tensor]
 
 LARGEST_SEED = 2**20
-AT_ONCE = 500  # images embedded at a time
+AT_ONCE = {"cpu": 128, "cuda": 2000}  # images embedded at a time: on a CPU few enough to stay in its cache
+LAYOUT = torch.channels_last  # convolutions of few channels are a sixth faster in it
 SCORED = 1000  # images on which distillation losses between networks are taken
 NOISE, SHUFFLED = -1, -2  # moments of a seed's generator; the order of the images has 0, 1, ...
 
@@ -139,7 +140,7 @@ def distil_student(config: DistilConfig) -> Outcome:
     job = Job(config, default_device())
     teacher = job.teacher()
     known = job.probe(teacher, config.probed[0])
-    looks, row, curves = [], {"seed": config.seed}, {}
+    looks, row, curves = [], {}, {}
     for turn in range(1, config.rounds + 1):
         student = job.student(teacher, turn)
         lessons = job.distil(teacher, student, turn)
@@ -182,7 +183,7 @@ def probe_pixels(config: PixelConfig) -> Outcome:
     order = torch.randperm(len(train), generator=generator(config.data_seed, SHUFFLED)).to(train.device)
     lost = converged_probe(train, data.train_labels[order], data.classes, [max(PENALTIES)])
     found |= {"shuffled": lost.accuracy(test, data.test_labels), "chance": 1 / data.classes}
-    return Outcome([{"seed": config.data_seed} | found])
+    return Outcome([found])
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,7 @@ def load_probe_data(
     if shape:
         train, test = fitted(train, shape), fitted(test, shape)
     floats = [as_floats(images.pixels.to(device), train) for images in (train, test)]
+    floats = [images.contiguous(memory_format=LAYOUT) for images in floats]
     return ProbeData(floats[0], train.labels.to(device), floats[1], test.labels.to(device), len(train.classes))
 
 
@@ -283,6 +285,7 @@ class Job:
         if config.inputs == "noise":
             drawn = torch.randn(self.images.shape, generator=generator(config.seed, NOISE))
             self.images = drawn.to(device)
+        self.images = self.images.contiguous(memory_format=LAYOUT)
         self.probe_data = {name: load_probe_data(name, config, device, self.shape) for name in config.probed}
 
     def report(self, step: int) -> None:
@@ -298,7 +301,7 @@ class Job:
                 encoder.outputs, config.hidden, config.bottleneck, config.outputs,
                 config.feature_norm, config.weight_norm,
             )  # fmt: skip
-        return Network(encoder, head).to(self.device)
+        return Network(encoder, head).to(self.device, memory_format=LAYOUT)
 
     def teacher(self) -> Network:
         """theta_T, frozen. Batch norm keeps the statistics 0 and 1 of its start: it does nothing."""
@@ -358,7 +361,7 @@ class Job:
     def in_batches(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """[n, ...] what a function says of all images, without gradients."""
         with torch.no_grad():
-            return torch.cat([function(some) for some in images.split(AT_ONCE)])
+            return torch.cat([function(some) for some in images.split(AT_ONCE[images.device.type])])
 
     def embed(self, network: Network, images: Tensor) -> Tensor:
         """[n, d] embeddings in evaluation mode, in fp32."""

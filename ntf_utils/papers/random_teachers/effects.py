@@ -40,9 +40,9 @@ def gain(table: pd.DataFrame, probe: Probe = "converged") -> pd.Series:
 
 
 def restart_gain(table: pd.DataFrame, probe: Probe = "converged") -> pd.Series:
-    """Points by which the student of the second round beats its teacher, the student of the first."""
+    """Points by which the student of a second round beats its teacher, the student of the first; where there is one."""
     rows = table.set_index("seed")
-    return 100 * (rows[f"restart_{probe}_student"] - rows[f"restart_{probe}_teacher"]).astype(float)
+    return 100 * (rows[f"restart_{probe}_student"] - rows[f"restart_{probe}_teacher"]).astype(float).dropna()
 
 
 def difference(table: pd.DataFrame, other: pd.DataFrame, probe: Probe = "converged") -> pd.Series:
@@ -51,10 +51,10 @@ def difference(table: pd.DataFrame, other: pd.DataFrame, probe: Probe = "converg
 
 
 def slope(table: pd.DataFrame, over: str = "n_train", probe: Probe = "converged") -> pd.Series:
-    """Slope of the student's accuracy on log10 of a config column, for each seed; points a decade."""
+    """Slope of the student's accuracy on log10 of a config column, for each seed that has several; points a decade."""
     return pd.Series({
         seed: np.polyfit(np.log10(rows[over].astype(float)), 100 * rows[f"{probe}_student"].astype(float), 1)[0]
-        for seed, rows in table.groupby("seed")
+        for seed, rows in table.groupby("seed") if rows[over].nunique() > 1
     })  # fmt: skip
 
 

@@ -24,12 +24,14 @@ DIGITS_TRAIN, DIGITS_TEST = 1437, 360  # the embedded digits have no more
 class TeacherParameters(Config):
     """What the three notebooks share: data, networks and recipe of the main arm.
 
-    `seeds` are counted from `first_seed`. `dataset` is what students learn from and are probed on, `other` a second
+    `seeds` are counted from `first_seed`; the first `few` of them have the arms that most claims do not rest on, and a
+    second round. `dataset` is what students learn from and are probed on, `other` a second
     data set, for the transfer.
     """
 
     profile: Literal["smoke", "laptop", "gpu", "paper"]
     seeds: Count
+    few: Count
     first_seed: Size
     dataset: str
     other: str
@@ -68,6 +70,16 @@ class TeacherParameters(Config):
         """The seeds."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
+    @property
+    def fewer(self) -> range:
+        """The first `few` of them."""
+        return self.counted[: self.few]
+
+    @property
+    def examples(self) -> int:
+        """Test images behind an accuracy."""
+        return self.arm(self.first_seed).n_test or (DIGITS_TEST if self.dataset == "digits" else 10_000)
+
     def size(self, wanted: int, dataset: str, most: int) -> int:
         """How many images are asked for; of the embedded digits, all of them where that is more than there are."""
         return wanted if dataset != "digits" or wanted <= most else 0
@@ -104,9 +116,9 @@ class TeacherParameters(Config):
 
     def main(self) -> list[DistilConfig]:
         """The main arm: every seed on its way, a second round, the line to its teacher, and the other data set."""
-        kept = {"rounds": 2, "probe_on": (self.dataset, self.second)} | self.watched
-        line = {"line": self.line} if self.encoder.startswith("vgg") else {}  # batch norm has no line
-        return [self.arm(seed).but(**kept, **line) for seed in self.counted]
+        kept = {"probe_on": (self.dataset, self.second)} | self.watched
+        kept |= {"line": self.line} if self.encoder.startswith("vgg") else {}  # batch norm has no line
+        return [self.arm(seed).but(**kept, rounds=2 if seed in self.fewer else 1) for seed in self.counted]
 
     def pixels(self) -> list[PixelConfig]:
         """The probes on pixels of both data sets."""
@@ -146,15 +158,15 @@ class SourceParameters(TeacherParameters):
         return self
 
     def by_locality(self) -> list[DistilConfig]:
-        """Starts further and further from the teacher; the judged ones for all seeds, the others for three."""
+        """Starts further and further from the teacher; the judged ones for all seeds, the others for the first."""
         judged = sorted({self.near_locality, self.far_locality} - {self.locality})
         shown = sorted({*self.localities} - {self.locality, *judged})
-        few = [config for locality in shown for config in self.arms(locality=locality)[:3]]
+        few = [config for locality in shown for config in self.arms(locality=locality)[:1]]
         return [config for locality in judged for config in self.arms(locality=locality)] + few
 
     def at_the_teacher(self) -> list[DistilConfig]:
         """Starts so near to the teacher that rounding decides; in fp32 whatever the profile."""
-        return [config.but(precision="fp32") for config in self.arms(locality=self.tiny_locality)[:3]]
+        return [config.but(precision="fp32") for config in self.arms(locality=self.tiny_locality)[:2]]
 
     def by_size(self) -> list[DistilConfig]:
         """Fewer images at equal updates. Sizes that the embedded digits do not have are left out."""
@@ -162,13 +174,13 @@ class SourceParameters(TeacherParameters):
         most = arm.n_train or (DIGITS_TRAIN if self.dataset == "digits" else max(self.sizes) + 1)
         sizes = [size for size in sorted(set(self.sizes)) if size < most]
         return [
-            self.arm(seed).but(n_train=size, batch=min(self.batch, size)) for size in sizes for seed in self.counted
+            self.arm(seed).but(n_train=size, batch=min(self.batch, size)) for size in sizes for seed in self.fewer
         ]
 
     def elsewhere(self) -> list[DistilConfig]:
         """Distilled on the other data set, probed on both."""
         changes = {"dataset": self.second, "probe_on": (self.second, self.dataset)}
-        return [self.arm(seed).but(**changes) for seed in self.counted]
+        return [self.arm(seed).but(**changes) for seed in self.fewer]
 
     def by_head(self) -> dict[str, list[DistilConfig]]:
         """The head with one part changed."""
@@ -178,7 +190,7 @@ class SourceParameters(TeacherParameters):
             "outputs = bottleneck": {"outputs": self.bottleneck},
             "few outputs": {"outputs": self.few_outputs},
         }
-        return {name: [self.arm(seed).but(**change) for seed in self.counted] for name, change in changes.items()}
+        return {name: [self.arm(seed).but(**change) for seed in self.fewer] for name, change in changes.items()}
 
     def runs(self) -> list[Config]:
         heads = [config for configs in self.by_head().values() for config in configs]
@@ -225,7 +237,7 @@ class CheckpointParameters(TeacherParameters):
         asked = {name: getattr(self, name) for name in names}
         return [
             ChildrenConfig(**self.arm(seed).as_dict(), **asked, control=seed == self.first_seed)
-            for seed in self.counted
+            for seed in self.fewer
         ]  # fmt: skip
 
     def prunings(self) -> list[PruneConfig]:
@@ -243,7 +255,7 @@ class CheckpointParameters(TeacherParameters):
         """Other encoders; none on a laptop."""
         return [
             self.arm(seed).but(encoder=encoder, width=width)
-            for encoder, width in self.architectures for seed in self.counted
+            for encoder, width in self.architectures for seed in self.fewer
         ]  # fmt: skip
 
     def runs(self) -> list[Config]:
