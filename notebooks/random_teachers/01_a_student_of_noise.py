@@ -22,7 +22,7 @@
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop, gpu or paper: names the verdicts, see book/rerunning
 seeds: int = 5  # teachers; every arm has the same ones
-few: int = 3  # the first so many have a second round, and the arms of heads, sizes, transfer and children
+few: int = 3  # arms of heads, sizes, transfer and children have the first so many
 first_seed: int = 0  # settings were chosen on seeds from 1000 on
 dataset: str = "cifar10"  # digits (embedded), mnist, fashion_mnist, cifar10 or cifar100; students learn and are probed on it
 other: str = "fashion_mnist"  # for the transfer; framed in black to 32 x 32 and repeated in three channels
@@ -193,7 +193,11 @@ for probe, name in effects.NAMES.items():
     print(f"{name:<24} first round {first.mean():+.1f} points, second {second.mean():+.1f} (from {second.min():+.1f} to {second.max():+.1f})")
 
 # %% tags=["remove-input"]
-box("C13", effects={"restart": effects.restart_gain(main)}, rests_on=main)
+box(
+    "C13",
+    effects={"converged": effects.restart_gain(main), "protocol": effects.restart_gain(main, "adamw")},
+    rests_on=main,
+)
 
 # %% [markdown]
 # ## Implementation details that matter

@@ -104,13 +104,14 @@ def against(
 
 
 def gains(found: Mapping[str, Mapping[str, pd.Series]]) -> Figure:
-    """Points by which students beat their teachers, a panel a probed data set, a line a data set of distillation.
+    """Points by which students beat their teachers, a line a data set of distillation.
 
     Args:
-        found: probed data set -> data set of distillation -> gain by seed.
+        found: title of a panel -> data set of distillation -> gain by seed. Three panels a row.
     """
-    figure, panels = plt.subplots(1, len(found), figsize=(3.6 * len(found), 2.6), sharex=True, squeeze=False)
-    for axes, (probed, sources) in zip(panels[0], found.items(), strict=True):
+    rows = -(-len(found) // 3)
+    figure, panels = plt.subplots(rows, 3, figsize=(9.3, 2 * rows + 0.3), sharex=True, sharey=True, squeeze=False)
+    for axes, (title, sources) in zip(panels.flat, found.items(), strict=False):
         for place, gained in enumerate(sources.values()):
             values = gained.to_numpy(dtype=float)
             axes.plot(values, np.full(len(values), place), "o", color=COLOURS["student"], alpha=0.4, markersize=4,
@@ -124,7 +125,9 @@ def gains(found: Mapping[str, Mapping[str, pd.Series]]) -> Figure:
                       textcoords="offset points", fontsize=8, color=COLOURS["teacher"])  # fmt: skip
         axes.set_yticks(range(len(sources)), [f"distilled on\n{name}" for name in sources], fontsize=9)
         axes.set_ylim(len(sources) - 0.4, -0.6)
-        axes.set(title=f"probed on {probed}", xlabel="student minus teacher, points")
+        axes.set_title(title.replace(", ", ":\n", 1), fontsize=9.5)
+    for axes in panels[-1]:
+        axes.set_xlabel("student minus teacher, points")
     return figure
 
 

@@ -7,6 +7,7 @@ puts a fresh linear layer on the encoder; both checkpoints get the same one.
 
 import copy
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Literal, Self
 
 import torch
@@ -17,10 +18,12 @@ from ntf_utils.data.images import as_floats, load_images, stratified_subset
 from ntf_utils.measures.barriers import alphas, endpoint_mean_barrier, paths, plane_through
 from ntf_utils.papers.random_teachers.distillation import (
     LARGEST_SEED,
+    SCORED,
     DistilConfig,
     Job,
     Network,
     columns,
+    fitted,
     frozen,
     load_probe_data,
     mixture,
@@ -41,6 +44,7 @@ from ntf_utils.training.members import (
 from ntf_utils.training.pruning import prunable, pruned, sparsity, train_masked
 
 AUGMENTATION = -3  # first of the moments of a seed's generator that shift images; they run downwards
+BARRIERS = ("error_barrier", "loss_barrier", "test_error", "train_loss")  # what is measured between children
 PADDING = 4  # pixels by which images are shifted at most
 
 
@@ -117,7 +121,7 @@ Checkpoint = Literal["student", "start"]
 def raise_children(config: ChildrenConfig) -> Outcome:
     """Row, for "student" (theta*_S) and "start" (theta_S) each: `<which>_error_barrier` on test images, the highest
     error on the line minus the mean error of its ends, as a share; `<which>_loss_barrier` in nats on training images;
-    errors of the ends; `same_*` the control. Means over pairs of children.
+    errors of the ends; `same_*` the control. Means over pairs of children that have not diverged; None without any.
     Curve "paths": which, alpha, loss, test_error.
     """
     job = SupervisedJob(config, default_device())
@@ -130,18 +134,26 @@ def raise_children(config: ChildrenConfig) -> Outcome:
         found, lines_of = job.children(network)
         row |= {f"{which}_{name}": value for name, value in found.items()}
         lines += [{"which": which} | line for line in lines_of]
-    return Outcome([row], {"paths": columns(lines)})
+    empty = {name: [] for name in ("which", "alpha", "loss", "test_error")}
+    return Outcome([row], {"paths": columns(lines) if lines else empty})
 
 
 class Classifier(nn.Module):
-    """An encoder with a linear layer: images -> logits [n, classes]."""
+    """An encoder with a linear layer: images -> logits [n, classes].
 
-    def __init__(self, encoder: nn.Module, outputs: int, classes: int):
+    Args:
+        scale: embeddings are divided by it, a constant. With the spread of the embeddings at the start of training,
+            one learning rate suits encoders of different scale: without batch norm, a student's embeddings are many
+            times larger than its teacher's, and what differs in the children would be the size of their first steps.
+    """
+
+    def __init__(self, encoder: nn.Module, outputs: int, classes: int, scale: float = 1.0):
         super().__init__()
         self.encoder, self.linear = encoder, nn.Linear(outputs, classes)
+        self.register_buffer("scale", torch.tensor(scale))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.linear(self.encoder(images))
+        return self.linear(self.encoder(images) / self.scale)
 
 
 class SupervisedJob(Job):
@@ -153,7 +165,7 @@ class SupervisedJob(Job):
         super().__init__(config, device)
         images = load_images(config.dataset, "train")
         self.labelled = stratified_subset(images, config.n_train, config.data_seed) if config.n_train else images
-        self.labelled = self.labelled.to(device)
+        self.labelled = fitted(self.labelled, self.shape).to(device)
         self.floats = as_floats(self.labelled.pixels, self.labelled)
         self.test = self.probe_data.get(config.dataset) or load_probe_data(config.dataset, config, device, self.shape)
 
@@ -162,7 +174,9 @@ class SupervisedJob(Job):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2 * LARGEST_SEED + self.config.seed)
             encoder = copy.deepcopy(network.encoder).requires_grad_(True)
-            return Classifier(encoder, encoder.outputs, len(self.labelled.classes)).to(self.device).train()
+            spread = self.embed(network, self.floats[:SCORED]).std().item()
+            net = Classifier(encoder, encoder.outputs, len(self.labelled.classes), spread)
+            return net.to(self.device).train()
 
     def children(self, network: Network) -> tuple[dict[str, float], list[dict[str, float]]]:
         """Barriers between the children of one checkpoint: means over pairs, and the mean path."""
@@ -172,9 +186,15 @@ class SupervisedJob(Job):
         trained = train_members(
             parent, stack([parent] * len(orders)), self.floats, self.labelled.labels, recipe, orders
         )
-        pairs = [(a, b) for a in range(config.children) for b in range(a)]
+        same = _distance(trained.state, 0, config.children) if config.control else None
+        lost = trained.diverged[: config.children].tolist()
+        kept = [child for child in range(config.children) if not lost[child]]
+        row = {"diverged": sum(lost), "same_distance": same} | dict.fromkeys(BARRIERS)
+        if len(kept) < 2:
+            return row, []
         starts, ends = (
-            {name: value[[pair[side] for pair in pairs]] for name, value in trained.state.items()} for side in (0, 1)
+            {name: value[list(side)] for name, value in trained.state.items()}
+            for side in zip(*combinations(kept, 2), strict=True)
         )
         at, scored = alphas(config.points), self.floats[: config.scored]
         parts = {
@@ -184,13 +204,11 @@ class SupervisedJob(Job):
         with deterministic():
             found = {p: paths(parent, starts, ends, at, *parts[p], calibration=scored) for p in parts}
         errors, losses = found["test"].error.cpu(), found["train"].loss.cpu()
-        row = {
+        row |= {
             "error_barrier": endpoint_mean_barrier(errors, at).mean().item(),
             "loss_barrier": endpoint_mean_barrier(losses, at).mean().item(),
             "test_error": errors[:, [0, -1]].mean().item(),
             "train_loss": losses[:, [0, -1]].mean().item(),
-            "diverged": int(trained.diverged[: config.children].sum()),
-            "same_distance": _distance(trained.state, 0, config.children) if config.control else None,
         }
         mean = zip(at.tolist(), losses.mean(dim=0).tolist(), errors.mean(dim=0).tolist(), strict=True)
         return row, [{"alpha": alpha, "loss": loss, "test_error": error} for alpha, loss, error in mean]

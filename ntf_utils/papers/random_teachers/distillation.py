@@ -54,6 +54,7 @@ LARGEST_SEED = 2**20
 AT_ONCE = {"cpu": 128, "cuda": 2000}  # images embedded at a time: on a CPU few enough to stay in its cache
 LAYOUT = torch.channels_last  # convolutions of few channels are a sixth faster in it
 SCORED = 1000  # images on which distillation losses between networks are taken
+BANK, ASKED = 2000, 1000  # training and test images of the k-NN probe at points between networks
 NOISE, SHUFFLED = -1, -2  # moments of a seed's generator; the order of the images has 0, 1, ...
 
 
@@ -71,6 +72,7 @@ class DistilConfig(Config):
         optimiser is AdamW without weight decay, at a constant `learning_rate`.
         precision: "bf16" runs encoder and hidden layers under autocast; bottleneck, logits and loss stay in fp32.
         looks: times at which the student is probed, evenly spread to its end; with more than one also at its start.
+            That of a second round is probed at its end.
         rounds: 2 lets the student teach a student of its own.
         line: points between and around teacher and student at which both losses and probes are taken; 0 for none.
         tiles: test images of each class whose label, as voted by the nearest training images, is kept.
@@ -215,8 +217,14 @@ def load_probe_data(
     return ProbeData(floats[0], train.labels.to(device), floats[1], test.labels.to(device), len(train.classes))
 
 
+def common_shape(*shapes: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Channels, height and width of a square that holds images of all these shapes: what an encoder sees."""
+    side = max(size for shape in shapes for size in shape[1:])
+    return (max(shape[0] for shape in shapes), side, side)
+
+
 def fitted(images: Images, shape: tuple[int, int, int]) -> Images:
-    """Images in the shape that an encoder was distilled on: smaller ones are framed in black."""
+    """Images in the shape that an encoder sees: smaller ones are framed in black, grey ones get its channels."""
     return images if images.shape == shape else framed(images, max(shape[1:]), shape[0])
 
 
@@ -280,7 +288,9 @@ class Job:
         self.config, self.device = config, device
         images = load_images(config.dataset, "train")
         images = stratified_subset(images, config.n_train, config.data_seed) if config.n_train else images
-        self.shape, self.classes = images.shape, load_images(config.probed[0], "test").classes
+        self.shape = common_shape(images.shape, *(load_images(name, "test").shape for name in config.probed))
+        images = fitted(images, self.shape)
+        self.classes = load_images(config.probed[0], "test").classes
         self.images = as_floats(images.pixels.to(device), images)
         if config.inputs == "noise":
             drawn = torch.randn(self.images.shape, generator=generator(config.seed, NOISE))
@@ -322,14 +332,15 @@ class Job:
         """
         config = self.config
         taught = self.in_batches(teacher.squeeze, self.images)
-        when = {round(config.steps * look / config.looks) for look in range(1, config.looks + 1)}
+        count = config.looks if turn == 1 else 1
+        when = {round(config.steps * look / count) for look in range(1, count + 1)}
         optimiser = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
         order = BatchOrder(len(self.images), config.batch, [config.seed])
         looks: dict[str, list] = {}
         checkpoints = Checkpoints({"student": student, "optimiser": optimiser, "looks": looks})
         with deterministic():
             done = checkpoints.resume()
-            if not done and config.looks > 1:
+            if not done and count > 1:
                 self._look(looks, student, 0, self._kl(teacher, student))
             for step in range(done, config.steps):
                 self.report(step)
@@ -438,8 +449,10 @@ class Job:
         network = copy.deepcopy(teacher)
         network.load_state_dict(state, strict=False)
         data = self.probe_data[self.config.probed[0]]
-        bank, queries = (self.embed(network, images) for images in (data.train, data.test))
-        knn = knn_accuracy(bank, data.train_labels, queries, data.test_labels, self.config.neighbours)
+        bank, queries = self.embed(network, data.train[:BANK]), self.embed(network, data.test[:ASKED])
+        knn = knn_accuracy(
+            bank, data.train_labels[:BANK], queries, data.test_labels[:ASKED], self.config.neighbours
+        )
         return {"kl": self._kl(teacher, network), "knn": knn}
 
 

@@ -69,9 +69,11 @@ def gain_on(probes: pd.DataFrame, dataset: str, probe: Probe = "converged") -> p
     return 100 * (wide["student"] - wide["teacher"])
 
 
-def kept_gain(away: pd.DataFrame, home: pd.DataFrame, dataset: str, share: float = 0.8) -> pd.Series:
+def kept_gain(
+    away: pd.DataFrame, home: pd.DataFrame, dataset: str, probe: Probe = "converged", share: float = 0.8
+) -> pd.Series:
     """Gain on a data set after distillation elsewhere, minus a share of that after distillation on it."""
-    return (gain_on(away, dataset) - share * gain_on(home, dataset)).dropna()
+    return (gain_on(away, dataset, probe) - share * gain_on(home, dataset, probe)).dropna()
 
 
 def rise(line: pd.DataFrame) -> pd.Series:
@@ -107,9 +109,10 @@ def loss_at(line: pd.DataFrame, t: float) -> float:
 
 
 def half_barrier(table: pd.DataFrame) -> pd.Series:
-    """Points by which the barrier of the student's children exceeds half of that of its start's children."""
-    rows = table.set_index("seed")
-    return 100 * (rows["student_error_barrier"] - rows["start_error_barrier"] / 2).astype(float)
+    """Points by which the barrier of the student's children exceeds half of that of its start's children; seeds that
+    have lost children to divergence are left out."""
+    rows = table.set_index("seed")[["student_error_barrier", "start_error_barrier"]].astype(float).dropna()
+    return 100 * (rows["student_error_barrier"] - rows["start_error_barrier"] / 2)
 
 
 def summary(table: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:

@@ -24,8 +24,8 @@ DIGITS_TRAIN, DIGITS_TEST = 1437, 360  # the embedded digits have no more
 class TeacherParameters(Config):
     """What the three notebooks share: data, networks and recipe of the main arm.
 
-    `seeds` are counted from `first_seed`; the first `few` of them have the arms that most claims do not rest on, and a
-    second round. `dataset` is what students learn from and are probed on, `other` a second
+    `seeds` are counted from `first_seed`; arms that the chapter's main claims do not rest on have the first `few` of
+    them. `dataset` is what students learn from and are probed on, `other` a second
     data set, for the transfer.
     """
 
@@ -118,7 +118,7 @@ class TeacherParameters(Config):
         """The main arm: every seed on its way, a second round, the line to its teacher, and the other data set."""
         kept = {"probe_on": (self.dataset, self.second)} | self.watched
         kept |= {"line": self.line} if self.encoder.startswith("vgg") else {}  # batch norm has no line
-        return [self.arm(seed).but(**kept, rounds=2 if seed in self.fewer else 1) for seed in self.counted]
+        return [self.arm(seed).but(**kept, rounds=2) for seed in self.counted]
 
     def pixels(self) -> list[PixelConfig]:
         """The probes on pixels of both data sets."""
@@ -173,9 +173,7 @@ class SourceParameters(TeacherParameters):
         arm = self.arm(self.first_seed)
         most = arm.n_train or (DIGITS_TRAIN if self.dataset == "digits" else max(self.sizes) + 1)
         sizes = [size for size in sorted(set(self.sizes)) if size < most]
-        return [
-            self.arm(seed).but(n_train=size, batch=min(self.batch, size)) for size in sizes for seed in self.fewer
-        ]
+        return [self.arm(seed).but(n_train=size, batch=min(self.batch, size)) for size in sizes for seed in self.fewer]
 
     def elsewhere(self) -> list[DistilConfig]:
         """Distilled on the other data set, probed on both."""
