@@ -242,7 +242,7 @@ FAMILY = SMALL | {"child_steps": 80, "child_batch": 20, "points": 5, "n_train": 
 def test_children_of_one_order_are_one_network_and_others_are_not():
     """With batch norm, whose statistics are taken anew at every point between two children."""
     encoder = {"encoder": "resnet20", "width": 2, "steps": 3}
-    config = ChildrenConfig(**FAMILY | encoder, child_learning_rate=0.1, control=True, children=3)
+    config = ChildrenConfig(**FAMILY | encoder, child_rates=(0.1,), control=True, children=3)
     outcome = raise_children(config)
     row = outcome.rows[0]
     assert row["student_same_distance"] == row["start_same_distance"] == 0
@@ -256,7 +256,7 @@ def test_children_of_one_order_are_one_network_and_others_are_not():
 
 
 def test_children_that_diverge_are_told_and_left_out():
-    outcome = raise_children(ChildrenConfig(**FAMILY, child_learning_rate=1e3))
+    outcome = raise_children(ChildrenConfig(**FAMILY, child_rates=(1e3,)))
     row = outcome.rows[0]
     assert row["student_diverged"] == row["start_diverged"] == 2
     assert row["student_error_barrier"] is row["start_same_distance"] is None
@@ -410,7 +410,8 @@ def test_gates_fail_when_they_should():
 
 def test_children_are_judged_only_where_there_is_a_barrier_to_halve():
     table = pd.DataFrame({
-        "seed": [0, 1, 2], "student_error_barrier": [0.01, 0.02, 0.03], "start_error_barrier": [0.06, 0.06, 0.04],
+        "seed": [0, 1, 2], "rate": 0.1, "student_train_loss": 0.5, "start_train_loss": 0.5,
+        "student_error_barrier": [0.01, 0.02, 0.03], "start_error_barrier": [0.06, 0.06, 0.04],
         "student_same_distance": [0.0, None, None], "start_same_distance": [0.0, None, None],
         "student_test_error": 0.4, "start_test_error": 0.4, "student_diverged": 0, "start_diverged": 0,
     })  # fmt: skip
@@ -428,6 +429,19 @@ def test_children_are_judged_only_where_there_is_a_barrier_to_halve():
         assert not effects.children_gates(table.assign(**spoil), PIXELS)[gate]
 
 
+def test_each_checkpoint_is_judged_at_the_rate_that_suits_it():
+    slow = {"rate": 0.1, "student_train_loss": 0.5, "start_train_loss": 0.9, "start_diverged": 0}
+    fast = {"rate": 0.3, "student_train_loss": 0.7, "start_train_loss": 0.4, "start_diverged": 0}
+    wild = {"rate": 0.9, "student_train_loss": 0.8, "start_train_loss": None, "start_diverged": 2}
+    table = pd.DataFrame([
+        one | {"seed": seed, "student_diverged": 0, "student_error_barrier": one["rate"], "student_test_error": 0.4,
+               "start_error_barrier": one["rate"], "start_test_error": 0.4}
+        for one in (slow, fast, wild) for seed in (0, 1)
+    ])  # fmt: skip
+    assert effects.own_rates(table) == {"student": 0.1, "start": 0.3}
+    assert effects.half_barrier(table).tolist() == pytest.approx([10 - 15] * 2)
+
+
 # studies
 
 SHARED = {
@@ -441,7 +455,7 @@ SOURCE = SHARED | {
     "few_outputs": 2,
 }  # fmt: skip
 CHECKPOINT = SHARED | {
-    "far_locality": 1.0, "plane": 3, "children": 2, "child_steps": 10, "child_batch": 16, "child_learning_rate": 0.1,
+    "far_locality": 1.0, "plane": 3, "children": 2, "child_steps": 10, "child_batch": 16, "child_rates": [0.1, 0.2],
     "points": 5, "scored": 100, "prune_seeds": 1, "prune_encoder": "resnet20", "prune_width": 4, "levels": 2,
     "tune_steps": 10, "tune_batch": 16, "tune_rate": 0.1, "rewind_steps": 2, "architectures": [["vgg13", 4]],
 }  # fmt: skip

@@ -95,6 +95,8 @@ def against(
         axes.set_xlabel(name)
         if log:
             axes.set_xscale("log")
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+            axes.minorticks_off()
         if not numeric:
             axes.set_xticks(places, [str(setting).replace(" ", "\n") for setting in settings], fontsize=7.5)
             axes.set_xlim(-0.5, len(settings) - 0.5)
@@ -103,14 +105,16 @@ def against(
     return figure
 
 
-def gains(found: Mapping[str, Mapping[str, pd.Series]]) -> Figure:
-    """Points by which students beat their teachers, a line a data set of distillation.
+def gains(found: Mapping[str, Mapping[str, pd.Series]], label: str = "distilled on\n{}") -> Figure:
+    """Points by which students beat their teachers, a line a data set of distillation or an encoder.
 
     Args:
-        found: title of a panel -> data set of distillation -> gain by seed. Three panels a row.
+        found: title of a panel -> name of a line -> gain by seed. Three panels a row.
+        label: of a line, with its name.
     """
     rows = -(-len(found) // 3)
-    figure, panels = plt.subplots(rows, 3, figsize=(9.3, 2 * rows + 0.3), sharex=True, sharey=True, squeeze=False)
+    tall = 0.45 * max(len(lines) for lines in found.values()) + 1.1
+    figure, panels = plt.subplots(rows, 3, figsize=(9.3, tall * rows + 0.3), sharex=True, sharey=True, squeeze=False)
     for axes, (title, sources) in zip(panels.flat, found.items(), strict=False):
         for place, gained in enumerate(sources.values()):
             values = gained.to_numpy(dtype=float)
@@ -123,7 +127,7 @@ def gains(found: Mapping[str, Mapping[str, pd.Series]]) -> Figure:
         axes.axvline(0, color=COLOURS["teacher"])
         axes.annotate("teacher", (0, 1), xycoords=("data", "axes fraction"), xytext=(3, -9),
                       textcoords="offset points", fontsize=8, color=COLOURS["teacher"])  # fmt: skip
-        axes.set_yticks(range(len(sources)), [f"distilled on\n{name}" for name in sources], fontsize=9)
+        axes.set_yticks(range(len(sources)), [label.format(name) for name in sources], fontsize=9)
         axes.set_ylim(len(sources) - 0.4, -0.6)
         axes.set_title(title.replace(", ", ":\n", 1), fontsize=9.5)
     for axes in panels[-1]:
@@ -148,7 +152,8 @@ def along_the_line(line: pd.DataFrame) -> Figure:
                           textcoords="offset points", fontsize=8, color=COLOURS[colour])  # fmt: skip
         axes.set_xlabel("position t on the line")
     left.set(ylabel="distillation loss above entropy, nats", title="what the student minimises")
-    left.set_yscale("symlog", linthresh=1e-6)
+    left.set_yscale("symlog", linthresh=1e-5)
+    left.set_ylim(bottom=0)
     right.set(ylabel="test accuracy, k-NN, %", title="what nobody minimises")
     return figure
 
@@ -171,7 +176,8 @@ def planes(plane: pd.DataFrame, corners: pd.DataFrame) -> Figure:
         for name, x, y in corners[["name", "x", "y"]].itertuples(index=False):
             axes.plot([x], [y], "s" if name == "teacher" else "o", color="white", markeredgecolor="black",
                       markersize=7)  # fmt: skip
-            axes.annotate(name, (x, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8.5,
+            lift = -16 if name == "teacher" else 8
+            axes.annotate(name, (x, y), xytext=(0, lift), textcoords="offset points", ha="center", fontsize=8.5,
                           bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1})  # fmt: skip
         axes.set_xlabel("distance from the teacher towards the near student")
         axes.grid(False)
@@ -180,17 +186,16 @@ def planes(plane: pd.DataFrame, corners: pd.DataFrame) -> Figure:
     return figure
 
 
-def between_children(paths: pd.DataFrame) -> Figure:
+def between_children(paths: Mapping[str, pd.DataFrame]) -> Figure:
     """Test error and training loss on the line between two children, for both checkpoints.
 
     Args:
-        paths: the "paths" curve, with `seed`.
+        paths: "student" and "start" -> their "paths" curve at one rate, with `seed`.
     """
     figure, panels = plt.subplots(1, 2, figsize=(7.4, 3.2))
     columns = {"test_error": (100, "test error, %"), "loss": (1, "training loss, nats")}
     for axes, (column, (scale, label)) in zip(panels, columns.items(), strict=True):
-        for which in CHILDREN:
-            rows = paths[paths["which"] == which]
+        for which, rows in paths.items():
             wide = scale * rows.pivot(index="alpha", columns="seed", values=column).astype(float)
             colour = COLOURS["student" if which == "student" else "teacher"]
             dashes = "-" if which == "student" else "--"

@@ -8,7 +8,7 @@ puts a fresh linear layer on the encoder; both checkpoints get the same one.
 import copy
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -91,16 +91,18 @@ class ChildrenConfig(DistilConfig):
 
     Attributes:
         children: of each checkpoint, trained on the same labelled images in different orders.
-        child_*: their SGD with momentum, at a rate that falls along half a cosine.
+        child_*: their SGD with momentum, at rates that fall along half a cosine from each of `child_rates`. Checkpoints
+            whose embeddings differ in scale have no common rate, so each can be judged at its own.
         points: positions on the line between two children. scored: test images are those of the probe; training
             images on which losses are taken, 0 takes all.
-        control: train one child of each checkpoint twice in the same order; the two must be equal to the last bit.
+        control: train one child of each checkpoint twice in the same order, at the first rate; the two must be equal
+            to the last bit.
     """
 
     children: int = Field(2, ge=2)
     child_steps: int = Field(400, ge=1)
     child_batch: int = Field(64, ge=1)
-    child_learning_rate: float = Field(0.03, gt=0)
+    child_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.03,), min_length=1)
     points: int = Field(11, ge=3)
     scored: int = Field(1000, ge=1)
     control: bool = False
@@ -119,23 +121,26 @@ Checkpoint = Literal["student", "start"]
 
 @experiment(version=1, tolerance=1e-3)
 def raise_children(config: ChildrenConfig) -> Outcome:
-    """Row, for "student" (theta*_S) and "start" (theta_S) each: `<which>_error_barrier` on test images, the highest
-    error on the line minus the mean error of its ends, as a share; `<which>_loss_barrier` in nats on training images;
-    errors of the ends; `same_*` the control. Means over pairs of children that have not diverged; None without any.
-    Curve "paths": which, alpha, loss, test_error.
+    """Row: a `rate`. For "student" (theta*_S) and "start" (theta_S) each: `<which>_error_barrier` on test images, the
+    highest error on the line minus the mean error of its ends, as a share; `<which>_loss_barrier` in nats on training
+    images; errors of the ends; `same_*` the control. Means over pairs of children that have not diverged; None without.
+    Curve "paths": rate, which, alpha, loss, test_error.
     """
     job = SupervisedJob(config, default_device())
     teacher = job.teacher()
     student = job.student(teacher)
     start = frozen(student)
     job.distil(teacher, student)
-    row, lines = {}, []
-    for which, network in (("student", student), ("start", start)):
-        found, lines_of = job.children(network)
-        row |= {f"{which}_{name}": value for name, value in found.items()}
-        lines += [{"which": which} | line for line in lines_of]
-    empty = {name: [] for name in ("which", "alpha", "loss", "test_error")}
-    return Outcome([row], {"paths": columns(lines) if lines else empty})
+    rows, lines = [], []
+    for rate in config.child_rates:
+        row = {"rate": rate}
+        for which, network in (("student", student), ("start", start)):
+            found, lines_of = job.children(network, rate)
+            row |= {f"{which}_{name}": value for name, value in found.items()}
+            lines += [{"rate": rate, "which": which} | line for line in lines_of]
+        rows.append(row)
+    empty = {name: [] for name in ("rate", "which", "alpha", "loss", "test_error")}
+    return Outcome(rows, {"paths": columns(lines) if lines else empty})
 
 
 class Classifier(nn.Module):
@@ -178,15 +183,16 @@ class SupervisedJob(Job):
             net = Classifier(encoder, encoder.outputs, len(self.labelled.classes), spread)
             return net.to(self.device).train()
 
-    def children(self, network: Network) -> tuple[dict[str, float], list[dict[str, float]]]:
+    def children(self, network: Network, rate: float) -> tuple[dict[str, float], list[dict[str, float]]]:
         """Barriers between the children of one checkpoint: means over pairs, and the mean path."""
         config, parent = self.config, self.classifier(network)
-        orders = [config.seed * 100 + child for child in range(config.children)] + [config.seed * 100] * config.control
-        recipe = MemberRecipe(config.child_steps, config.child_batch, config.child_learning_rate)
+        control = config.control and rate == config.child_rates[0]
+        orders = [config.seed * 100 + child for child in range(config.children)] + [config.seed * 100] * control
+        recipe = MemberRecipe(config.child_steps, config.child_batch, rate)
         trained = train_members(
             parent, stack([parent] * len(orders)), self.floats, self.labelled.labels, recipe, orders
         )
-        same = _distance(trained.state, 0, config.children) if config.control else None
+        same = _distance(trained.state, 0, config.children) if control else None
         lost = trained.diverged[: config.children].tolist()
         kept = [child for child in range(config.children) if not lost[child]]
         row = {"diverged": sum(lost), "same_distance": same} | dict.fromkeys(BARRIERS)

@@ -450,9 +450,7 @@ class Job:
         network.load_state_dict(state, strict=False)
         data = self.probe_data[self.config.probed[0]]
         bank, queries = self.embed(network, data.train[:BANK]), self.embed(network, data.test[:ASKED])
-        knn = knn_accuracy(
-            bank, data.train_labels[:BANK], queries, data.test_labels[:ASKED], self.config.neighbours
-        )
+        knn = knn_accuracy(bank, data.train_labels[:BANK], queries, data.test_labels[:ASKED], self.config.neighbours)
         return {"kl": self._kl(teacher, network), "knn": knn}
 
 

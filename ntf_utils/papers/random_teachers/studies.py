@@ -206,7 +206,7 @@ class CheckpointParameters(TeacherParameters):
     children: Annotated[int, Field(ge=2)]
     child_steps: Count
     child_batch: Count
-    child_learning_rate: Rate
+    child_rates: Annotated[list[Rate], Field(min_length=1)]
     points: Annotated[int, Field(ge=3)]
     scored: Count
     prune_seeds: Count
@@ -231,10 +231,13 @@ class CheckpointParameters(TeacherParameters):
 
     def families(self) -> list[ChildrenConfig]:
         """Children of both checkpoints; the first seed carries the control."""
-        names = ("children", "child_steps", "child_batch", "child_learning_rate", "points", "scored")
+        names = ("children", "child_steps", "child_batch", "points", "scored")
         asked = {name: getattr(self, name) for name in names}
         return [
-            ChildrenConfig(**self.arm(seed).as_dict(), **asked, control=seed == self.first_seed)
+            ChildrenConfig(
+                **self.arm(seed).as_dict(), **asked, child_rates=tuple(self.child_rates),
+                control=seed == self.first_seed,
+            )
             for seed in self.fewer
         ]  # fmt: skip
 
