@@ -478,6 +478,12 @@ def test_every_arm_differs_from_the_main_one_in_one_thing():
     assert {tuple(single) for single in singles} == {("feature_norm",), ("weight_norm",), ("outputs",)}
 
 
+def test_the_start_at_the_teacher_is_fp32_in_every_profile():
+    study = SourceParameters(**SOURCE | {"precision": "bf16"})
+    assert {config.precision for config in study.at_the_teacher()} == {"fp32"}
+    assert {config.precision for config in study.by_locality()} == {"bf16"}
+
+
 def test_judged_arms_have_all_seeds_and_the_others_fewer():
     study = SourceParameters(**SOURCE)
     seeds = {at: [c.seed for c in study.by_locality() if c.locality == at] for at in (0.3, 0.5, 1.0)}

@@ -166,7 +166,7 @@ class SourceParameters(TeacherParameters):
 
     def at_the_teacher(self) -> list[DistilConfig]:
         """Starts so near to the teacher that rounding decides; in fp32 whatever the profile."""
-        return [config.but(precision="fp32") for config in self.arms(locality=self.tiny_locality)[:2]]
+        return self.arms(locality=self.tiny_locality, precision="fp32")[:2]
 
     def by_size(self) -> list[DistilConfig]:
         """Fewer images at equal updates. Sizes that the embedded digits do not have are left out."""
