@@ -276,8 +276,10 @@ def test_both_checkpoints_get_the_same_classifier():
 def test_pruning_rewinds_and_every_round_sees_the_same_batches():
     config = PruneConfig(**SMALL, levels=3, tune_steps=8, tune_batch=20, rewind_steps=2)
     job = PruningJob(config, default_device())
-    rows = [labels.tolist() for _, labels in job.batches(2, 6)]
-    assert rows == [labels.tolist() for _, labels in job.batches(2, 6)] and len(rows) == 4
+    for augment in (True, False):
+        job.config = config.but(augment=augment)
+        first, again = (torch.stack([job.batch_at(step)[0] for step in (2, 3)]) for _ in range(2))
+        assert torch.equal(first, again) and not torch.equal(first[0], first[1])
     curve = pd.DataFrame(prune_iteratively(config).curves["pruning"])
     for _, line in curve.groupby("arm"):
         assert line["sparsity"].tolist() == pytest.approx([1 - 0.8**level for level in range(4)], abs=0.01)

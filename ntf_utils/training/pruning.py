@@ -4,7 +4,7 @@ A mask is 1 where a weight may live and 0 where it has been pruned. Masks are ke
 because torch.nn.utils.prune holds two copies of every weight and puts its mask into each forward pass.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ntf_utils.refusal import Refusal
+from ntf_utils.training.checkpoint import Checkpoints
 
 Scope = Literal["all", "weights"]
 Masks = dict[str, Tensor]
@@ -71,25 +72,30 @@ def apply_masks(net: nn.Module, masks: Masks) -> None:
 def train_masked(
     net: nn.Module,
     masks: Masks,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batch_at: Callable[[int], tuple[Tensor, Tensor]],
+    updates: range,
     learning_rate_at: Callable[[int], float],
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
-    first: int = 0,
 ) -> None:
-    """SGD on labelled batches, in place; pruned weights are and stay 0.
+    """SGD on labelled batches, in place; pruned weights are and stay 0. Goes on where it was cut short.
 
     Args:
         net: in training mode. masks: from `pruned`.
-        batches: (images, labels) of each update. learning_rate_at: of an update, counted from `first`.
+        batch_at: images and labels of an update. learning_rate_at: its rate.
+        updates: numbers of the updates to make, as those two count them.
         momentum, weight_decay: as torch.optim.SGD has them.
     """
     apply_masks(net, masks)
     optimiser = torch.optim.SGD(net.parameters(), lr=1.0, momentum=momentum, weight_decay=weight_decay)
-    for step, (images, labels) in enumerate(batches, start=first):
+    checkpoints = Checkpoints({"net": net, "optimiser": optimiser})
+    for step in updates[checkpoints.resume() :]:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate_at(step)
+        images, labels = batch_at(step)
         optimiser.zero_grad(set_to_none=True)
         F.cross_entropy(net(images), labels).backward()
         optimiser.step()
         apply_masks(net, masks)  # the optimiser's momentum may still push a pruned weight
+        checkpoints.after(step + 1 - updates.start)
+    checkpoints.end(len(updates))

@@ -6,7 +6,7 @@ puts a fresh linear layer on the encoder; both checkpoints get the same one.
 """
 
 import copy
-from collections.abc import Iterator
+from functools import cached_property
 from itertools import combinations
 from typing import Annotated, Literal, Self
 
@@ -58,7 +58,7 @@ class PlaneConfig(DistilConfig):
     plane: int = Field(9, ge=2)
 
 
-@experiment(version=1, tolerance=1e-3)
+@experiment(version=1, tolerance=1e-3, resumable=True)
 def map_plane(config: PlaneConfig) -> Outcome:
     """Row: the distances between the corners. Curves: "plane" (x, y, kl, knn) and "corners" (name, x, y)."""
     job = Job(config, default_device())
@@ -119,7 +119,7 @@ class ChildrenConfig(DistilConfig):
 Checkpoint = Literal["student", "start"]
 
 
-@experiment(version=1, tolerance=1e-3)
+@experiment(version=1, tolerance=1e-3, resumable=True)
 def raise_children(config: ChildrenConfig) -> Outcome:
     """Row: a `rate`. For "student" (theta*_S) and "start" (theta_S) each: `<which>_error_barrier` on test images, the
     highest error on the line minus the mean error of its ends, as a share; `<which>_loss_barrier` in nats on training
@@ -256,7 +256,7 @@ class PruneConfig(DistilConfig):
         return self.tune_rate * 0.1 ** (int(2 * step >= self.tune_steps) + int(4 * step >= 3 * self.tune_steps))
 
 
-@experiment(version=1, tolerance=1e-2)
+@experiment(version=1, tolerance=1e-2, resumable=True)
 def prune_iteratively(config: PruneConfig) -> Outcome:
     """Trains, prunes and rewinds again and again, in three arms.
 
@@ -292,28 +292,28 @@ class PruningJob(SupervisedJob):
     def _levels(self, net: Classifier, rewind: int) -> list[dict[str, float]]:
         masks = prunable(net, self.config.scope)
         if rewind:
-            train_masked(net, masks, self.batches(0, rewind), self.config.rate_at)
+            train_masked(net, masks, self.batch_at, range(rewind), self.config.rate_at)
         kept, found = copy.deepcopy(net.state_dict()), []
         for level in range(self.config.levels + 1):
             if level:
                 masks = pruned(dict(net.named_parameters()), masks, self.config.prune_share)
                 net.load_state_dict(kept)
-            train_masked(net, masks, self.batches(rewind, self.config.tune_steps), self.config.rate_at, first=rewind)
+            train_masked(net, masks, self.batch_at, range(rewind, self.config.tune_steps), self.config.rate_at)
             found.append({"sparsity": sparsity(masks), "accuracy": self.accuracy(net)})
         return found
 
-    def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of the updates from `first` to before `last`; every round sees the same ones."""
-        config = self.config
-        order = BatchOrder(len(self.floats), config.tune_batch, [config.seed])
-        for step in range(first, last):
-            rows = order.rows(step)[0].to(self.device)
-            if config.augment:
-                draw = generator(config.seed, AUGMENTATION - step)
-                shifted = shift_crop(flip(self.labelled.pixels[rows], draw), PADDING, draw)
-                yield as_floats(shifted, self.labelled), self.labelled.labels[rows]
-            else:
-                yield self.floats[rows], self.labelled.labels[rows]
+    @cached_property
+    def order(self) -> BatchOrder:
+        return BatchOrder(len(self.floats), self.config.tune_batch, [self.config.seed])
+
+    def batch_at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images and labels of an update; every round and arm sees the same ones."""
+        rows = self.order.rows(step)[0].to(self.device)
+        if not self.config.augment:
+            return self.floats[rows], self.labelled.labels[rows]
+        draw = generator(self.config.seed, AUGMENTATION - step)
+        shifted = shift_crop(flip(self.labelled.pixels[rows], draw), PADDING, draw)
+        return as_floats(shifted, self.labelled), self.labelled.labels[rows]
 
     def accuracy(self, net: Classifier) -> float:
         """On the test images of the probe."""

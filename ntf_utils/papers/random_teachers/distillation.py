@@ -336,10 +336,11 @@ class Job:
         when = {round(config.steps * look / count) for look in range(1, count + 1)}
         optimiser = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
         order = BatchOrder(len(self.images), config.batch, [config.seed])
-        looks: dict[str, list] = {}
+        looks: dict[str, list] = {name: [] for name in ("step", "kl", *PROBES)}
         checkpoints = Checkpoints({"student": student, "optimiser": optimiser, "looks": looks})
         with deterministic():
             done = checkpoints.resume()
+            match_layout(optimiser)
             if not done and count > 1:
                 self._look(looks, student, 0, self._kl(teacher, student))
             for step in range(done, config.steps):
@@ -367,7 +368,7 @@ class Job:
     def _look(self, looks: dict[str, list], student: Network, step: int, kl: float) -> None:
         found = {"step": step, "kl": kl} | self.probe(student, self.config.probed[0])
         for name, value in found.items():
-            looks.setdefault(name, []).append(value)
+            looks[name].append(value)
 
     def in_batches(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """[n, ...] what a function says of all images, without gradients."""
@@ -452,6 +453,18 @@ class Job:
         bank, queries = self.embed(network, data.train[:BANK]), self.embed(network, data.test[:ASKED])
         knn = knn_accuracy(bank, data.train_labels[:BANK], queries, data.test_labels[:ASKED], self.config.neighbours)
         return {"kl": self._kl(teacher, network), "knn": knn}
+
+
+def match_layout(optimiser: torch.optim.Optimizer) -> None:
+    """Lays the optimiser's moments out in memory as their parameters are.
+
+    A checkpoint does not keep the layout, and the fused update goes through memory in its order: with a moment in
+    another layout it would take each weight for another.
+    """
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def mixture(states: list[State], weights: list[float]) -> State:
