@@ -6,7 +6,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import concept_guidance, linear_mode_connectivity, next_token_pitfalls, single_basin, sweeps
+from benchmarks import (
+    concept_guidance,
+    linear_mode_connectivity,
+    next_token_pitfalls,
+    random_teachers,
+    single_basin,
+    sweeps,
+)
 from benchmarks.timing import report, table
 
 CHAPTERS = {
@@ -14,6 +21,7 @@ CHAPTERS = {
     "linear_mode_connectivity": linear_mode_connectivity.measure,
     "single_basin": single_basin.measure,
     "concept_guidance": concept_guidance.measure,
+    "random_teachers": random_teachers.measure,
     "sweeps": sweeps.measure,
 }
 RECORDS = Path(__file__).parent.parent / "data" / "benchmarks"  # the book prints these

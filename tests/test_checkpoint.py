@@ -14,6 +14,8 @@ from toy_training import SUBJECTS, ToyTrainingConfig, train_image_net, train_sta
 from ntf_utils.papers.linear_mode_connectivity.connectivity import ConnectivityConfig, measure_connectivity
 from ntf_utils.papers.next_token_pitfalls.adder import AdderConfig, train_adder
 from ntf_utils.papers.next_token_pitfalls.path_finder import PathFinderConfig, train_path_finder
+from ntf_utils.papers.random_teachers.checkpoints import PruneConfig, prune_iteratively
+from ntf_utils.papers.random_teachers.distillation import DistilConfig, distil_student
 from ntf_utils.runs import Commit, Config, Experiment, OutOfTime, Store, make_record
 from ntf_utils.runs.timebox import set_deadline
 from ntf_utils.runs.worker import record_run
@@ -76,6 +78,19 @@ def test_stacked_members_go_on_where_they_were_stopped(architecture, spawn_step,
         batch=16, steps=12, spawn_step=spawn_step, points=3, scored=32,
     )  # fmt: skip
     assert stops_of(measure_connectivity, config, store, monkeypatch) > spawn_step / 5
+
+
+@pytest.mark.parametrize("encoder", ["vgg11", "resnet20"])
+def test_students_and_pruned_networks_go_on_where_they_were_stopped(encoder, store, monkeypatch):
+    """Two rounds of distillation with looks on the way; a student, and then rounds of pruning in three arms."""
+    small = {
+        "dataset": "digits", "n_train": 64, "n_probe": 64, "n_test": 32, "neighbours": 3, "probe_updates": 3,
+        "encoder": encoder, "width": 2, "hidden": 8, "bottleneck": 4, "outputs": 8, "steps": 10, "batch": 16,
+    }  # fmt: skip
+    assert stops_of(distil_student, DistilConfig(**small, looks=2, rounds=2), store, monkeypatch) == 2
+    if encoder == "vgg11":
+        pruning = PruneConfig(**small | {"steps": 2}, levels=1, tune_steps=4, tune_batch=16, rewind_steps=1)
+        assert stops_of(prune_iteratively, pruning, store, monkeypatch) >= 3
 
 
 def stops_of(experiment: Experiment, config: Config, store: Store, monkeypatch) -> int:

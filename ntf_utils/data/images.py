@@ -261,6 +261,11 @@ def _stratified_order(labels: Tensor, seed: int) -> Tensor:
     return shuffled[position.argsort(stable=True)]  # images at the same position stay shuffled
 
 
+def tile_rows(labels: Tensor, a_class: int) -> Tensor:
+    """Rows of the first `a_class` images of each class, class by class."""
+    return torch.cat([(labels == kind).nonzero().flatten()[:a_class] for kind in labels.unique()])
+
+
 def pooled(images: Images, factor: int) -> Images:
     """Every `factor` x `factor` block of pixels replaced by its mean, rounded to the nearest level.
 
@@ -272,6 +277,22 @@ def pooled(images: Images, factor: int) -> Images:
         raise Refusal(f"images of {height} x {width} pixels cannot be pooled by {factor}: it must divide both")
     small = [F.avg_pool2d(some.float(), factor).round().to(torch.uint8) for some in images.pixels.split(1000)]
     return Images(images.name, torch.cat(small), images.labels, images.classes)
+
+
+def framed(images: Images, side: int, channels: int) -> Images:
+    """Images set in the middle of a black square of `side` x `side` pixels; grey ones repeated in every channel.
+
+    Raises:
+        Refusal: images that are larger than the square, or coloured ones where fewer channels are asked for.
+    """
+    own, height, width = images.shape
+    if max(height, width) > side:
+        raise Refusal(f"images of {height} x {width} pixels do not fit into {side} x {side}")
+    if own not in (1, channels):
+        raise Refusal(f"images of {own} channels cannot be shown in {channels}")
+    left, top = (side - width) // 2, (side - height) // 2
+    pixels = F.pad(images.pixels, (left, side - width - left, top, side - height - top))
+    return Images(images.name, pixels.expand(-1, channels, -1, -1).contiguous(), images.labels, images.classes)
 
 
 def as_floats(pixels: Tensor, like: Images) -> Tensor:

@@ -34,6 +34,6 @@ def _open() -> torch.library.Library | None:
 
 _library = _open()  # the declarations live as long as this object
 
-from torchvision import datasets, transforms  # noqa: E402  (after the declarations)
+from torchvision import datasets, models, transforms  # noqa: E402  (after the declarations)
 
-__all__ = ["datasets", "transforms"]
+__all__ = ["datasets", "models", "transforms"]

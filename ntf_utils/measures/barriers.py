@@ -280,10 +280,37 @@ def loss_plane(
     Raises:
         Refusal: not three networks, or three on one line.
     """
+    parameters = [name for name, _ in template.named_parameters()]
+    grid = plane_through({name: corners[name] for name in parameters}, points, margin)
+    found = _score(template, {n: v[None] for n, v in corners.items()}, grid.weights, images, labels, calibration)
+    loss, error = (value.view(points, points) for value in (found.loss, found.error))
+    return Plane(grid.x, grid.y, loss, error, grid.corners)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Points in the plane through three networks, in Euclidean distance of their weights.
+
+    Attributes:
+        x, y: [columns], [rows] coordinates. corners: [3, 2] (x, y) of the networks: the first at (0, 0), the second
+            on the x axis. weights: [rows * columns, 3] how much of each network is in each point, row by row.
+    """
+
+    x: Tensor
+    y: Tensor
+    corners: Tensor
+    weights: Tensor
+
+
+def plane_through(corners: State, points: int = 21, margin: float = 0.25) -> Grid:
+    """A grid in the plane through three networks; arguments as for `loss_plane`, but parameters only.
+
+    Raises:
+        Refusal: not three networks, or three on one line.
+    """
     if _count(corners) != 3:
         raise Refusal(f"a plane goes through three networks (got {_count(corners)})")
-    parameters = [name for name, _ in template.named_parameters()]
-    flat = torch.cat([corners[name].detach().flatten(1) for name in parameters], dim=1).double()
+    flat = torch.cat([value.detach().flatten(1) for value in corners.values()], dim=1).double()
     across, up = flat[1] - flat[0], flat[2] - flat[0]
     length = across.norm()
     foot = (up @ across) / length
@@ -302,9 +329,7 @@ def loss_plane(
     third = grid_y / places[2, 1]
     second = (grid_x - third * places[2, 0]) / places[1, 0]
     weights = torch.stack([1 - second - third, second, third], dim=-1).view(-1, 3).float()
-    found = _score(template, {n: v[None] for n, v in corners.items()}, weights, images, labels, calibration)
-    loss, error = (value.view(points, points) for value in (found.loss, found.error))
-    return Plane(x.float(), y.float(), loss, error, places.float())
+    return Grid(x.float(), y.float(), places.float(), weights)
 
 
 def _corners(starts: State, ends: State) -> State:

@@ -1,4 +1,7 @@
-"""ResNet-20 for small images (He et al., 2016, section 4.2), with a choice of norm: nine blocks in three groups."""
+"""ResNet-20 for small images (He et al., 2016, section 4.2), with a choice of norm: nine blocks in three groups.
+
+With nine blocks a group instead of three it is the paper's ResNet-56.
+"""
 
 from itertools import pairwise
 from typing import Literal
@@ -19,13 +22,14 @@ class ResNet20(nn.Module):
         width: channels of the first group; the others have twice and four times as many. The paper's is 16.
         norm: "batch" is the paper's; "layer" normalises each image over all its channels and places (as
             `gsaltintas/lmc` does) and needs no running statistics; "none" leaves the norm out.
+        blocks: in each of the three groups.
     """
 
-    def __init__(self, channels: int, classes: int, width: int = 16, norm: Norm = "batch"):
+    def __init__(self, channels: int, classes: int, width: int = 16, norm: Norm = "batch", blocks: int = 3):
         super().__init__()
         self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=norm == "none")
         self.norm = normalisation(norm, width)
-        sizes = [width, width, width, width, 2 * width, 2 * width, 2 * width, 4 * width, 4 * width, 4 * width]
+        sizes = [width] + [size for size in (width, 2 * width, 4 * width) for _ in range(blocks)]
         self.blocks = nn.Sequential(*(Block(a, b, norm) for a, b in pairwise(sizes)))
         self.head = nn.Linear(sizes[-1], classes)
         for module in self.modules():

@@ -8,6 +8,7 @@ from ntf_utils.show.basin_explorer import BasinExplorer
 from ntf_utils.show.boxes import ClaimBox, claim_box
 from ntf_utils.show.chapters import PAPERS, chapters
 from ntf_utils.show.guidance_explorer import GuidanceExplorer
+from ntf_utils.show.locality_explorer import LocalityExplorer
 from ntf_utils.show.path_explorer import PathExplorer
 from ntf_utils.show.provenance import provenance
 from ntf_utils.show.scorecard import recorded_profiles, scorecard
@@ -22,7 +23,8 @@ from ntf_utils.show.statistics import (
 from ntf_utils.show.style import COLOURS, use_style
 
 __all__ = [
-    "COLOURS", "PAPERS", "BarrierExplorer", "BasinExplorer", "ClaimBox", "GuidanceExplorer", "PathExplorer",
-    "benchmark_figures", "chapters", "claim_box", "estimated_costs", "package_versions", "profile_costs",
-    "provenance", "recorded_profiles", "run_statistics", "scorecard", "software_of_runs", "use_style",
+    "COLOURS", "PAPERS", "BarrierExplorer", "BasinExplorer", "ClaimBox", "GuidanceExplorer", "LocalityExplorer",
+    "PathExplorer", "benchmark_figures", "chapters", "claim_box", "estimated_costs", "package_versions",
+    "profile_costs", "provenance", "recorded_profiles", "run_statistics", "scorecard", "software_of_runs",
+    "use_style",
 ]  # fmt: skip

@@ -37,6 +37,10 @@ COLOURS = {
     "principal": GREEN,  # first principal component
     "fit": VERMILLION,  # a fitted curve through measured points
     "predicted": SKY,  # where a prediction made before the runs lies
+    "student": BLUE,
+    "teacher": VERMILLION,  # a network at its random start that another one learns from
+    "pixels": BLACK,  # a probe on the raw images: what features have to beat
+    "noise": GREY,  # the control that learns from noise
     "paper": BLACK,  # a number of the paper, drawn as an open marker or a dotted line
 }
 

@@ -22,6 +22,7 @@ from ntf_utils.data.images import (
     load_images,
     pooled,
     stratified_subset,
+    tile_rows,
 )
 from ntf_utils.measures.barriers import (
     Scores,
@@ -396,11 +397,6 @@ class Job:
 
 
 MEASURES = ("barrier", "endpoint_mean", "midpoint", "error_barrier", "test_error_barrier", "distance")
-
-
-def tile_rows(labels: Tensor, a_class: int) -> Tensor:
-    """The first `a_class` test images of each class, class by class."""
-    return torch.cat([(labels == kind).nonzero().flatten()[:a_class] for kind in labels.unique()])
 
 
 def _pick(state: State, members: list[int]) -> State:

@@ -6,12 +6,9 @@ from typing import Any, Self
 import pandas as pd
 import torch
 
+from ntf_utils.data.images import tile_rows
 from ntf_utils.data.pictures import pictures_of
-from ntf_utils.papers.linear_mode_connectivity.connectivity import (
-    ConnectivityConfig,
-    Job,
-    tile_rows,
-)
+from ntf_utils.papers.linear_mode_connectivity.connectivity import ConnectivityConfig, Job
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import runs_behind
 from ntf_utils.training.device import default_device

@@ -37,6 +37,7 @@ from ntf_utils.data.images import (
     load_images,
     pooled,
     stratified_subset,
+    tile_rows,
 )
 from ntf_utils.measures import calibration
 from ntf_utils.measures.barriers import (
@@ -551,11 +552,6 @@ def disturbance(config: EnsembleConfig):
         return noisy(flip_and_shift(images, generator), generator, config.noise)
 
     return both
-
-
-def tile_rows(labels: Tensor, a_class: int) -> Tensor:
-    """The first `a_class` test images of each class, class by class."""
-    return torch.cat([(labels == kind).nonzero().flatten()[:a_class] for kind in labels.unique()])
 
 
 def _joined(*states: State) -> State:

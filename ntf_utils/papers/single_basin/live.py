@@ -5,9 +5,10 @@ from typing import Any, Self
 
 import pandas as pd
 
+from ntf_utils.data.images import tile_rows
 from ntf_utils.data.pictures import pictures_of
 from ntf_utils.papers.single_basin import effects
-from ntf_utils.papers.single_basin.ensembles import Ensemble, EnsembleConfig, Job, tile_rows
+from ntf_utils.papers.single_basin.ensembles import Ensemble, EnsembleConfig, Job
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import curves, runs_behind
 from ntf_utils.training.device import default_device
