@@ -381,6 +381,9 @@ def test_clauses_are_named_by_tier_and_the_table_has_both_halves():
     tables = {"objects": made(SEED, SEED), "clothes": made(SEED)}
     found = effects.by_tier(tables, {"basin": effects.least_connected, "": effects.diversity_ratio})
     assert list(found) == ["basin_objects", "objects", "basin_clothes", "clothes"]
+    lost = {"objects": made(SEED, SEED | {"permuted": (None, None)})}
+    gap = {"x": lambda table: effects.of(table, "distilled", "joint") - effects.of(table, "permuted", "joint")}
+    assert effects.by_tier(lost, gap)["x_objects"].to_dict() == pytest.approx({0: -0.9})
     shown = effects.summary(tables["objects"], ["deep", "branch"])
     assert list(shown.index) == ["deep", "branch 0.2"]
     assert shown.loc["branch 0.2", "gap"] == pytest.approx(0.12) and shown.loc["branch 0.2", "joint barrier"] == 0.02

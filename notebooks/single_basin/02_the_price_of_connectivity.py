@@ -81,7 +81,10 @@ court = Court("single_basin", profile)
 
 
 def box(claim, **judged):
-    return claim_box(court.judge(claim, **judged), court.claims.claims[claim])
+    """The box of a claim; where divergence leaves nothing to compare, that is the reason for no verdict."""
+    if all(len(found) for found in judged["effects"].values()):
+        return claim_box(court.judge(claim, **judged), court.claims.claims[claim])
+    return claim_box(court.not_tested(claim, "too little is left to compare"), court.claims.claims[claim])
 
 
 # %% [markdown]

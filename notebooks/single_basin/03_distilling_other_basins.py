@@ -79,7 +79,10 @@ court = Court("single_basin", profile)
 
 
 def box(claim, **judged):
-    return claim_box(court.judge(claim, **judged), court.claims.claims[claim])
+    """The box of a claim; where divergence leaves nothing to compare, that is the reason for no verdict."""
+    if all(len(found) for found in judged["effects"].values()):
+        return claim_box(court.judge(claim, **judged), court.claims.claims[claim])
+    return claim_box(court.not_tested(claim, "too little is left to compare"), court.claims.claims[claim])
 
 
 # %% [markdown]
@@ -179,12 +182,8 @@ def own_minus_others(table):
 
 
 examples = min(tables[tier]["n_test"].iloc[0] or 10_000 for tier in judged)
-if members > 2:
-    found = effects.by_tier(judged, {"": own_minus_others})
-    shown = box("C7", effects=found, rests_on=judged.values(), gates=gates, examples=int(examples))
-else:
-    shown = claim_box(court.not_tested("C7", "without the first pair it takes three members"), court.claims.claims["C7"])
-shown
+found = effects.by_tier(judged, {"": own_minus_others})  # without the first pair it takes three members
+box("C7", effects=found, rests_on=judged.values(), gates=gates, examples=int(examples))
 
 # %% tags=["remove-input"]
 provenance(list(tables.values()), profile)

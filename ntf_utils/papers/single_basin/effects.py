@@ -98,9 +98,9 @@ def price(table: pd.DataFrame, strategy: str, column: str = "calibrated") -> pd.
 
 def by_tier(tables: Mapping[str, pd.DataFrame], measures: Mapping[str, object]) -> dict[str, pd.Series]:
     """Clause name -> effects: each measure, a function of a table, on each table, named `<measure>_<tier>`; a measure
-    with an empty name is named by the tier alone."""
+    with an empty name is named by the tier alone. Seeds that lack one of two ensembles compared are left out."""
     return {
-        f"{name}_{tier}" if name else tier: measure(table)
+        f"{name}_{tier}" if name else tier: measure(table).dropna()
         for tier, table in tables.items() for name, measure in measures.items()
     }  # fmt: skip
 
