@@ -399,6 +399,16 @@ def test_every_claim_finds_its_effects():
         assert tiers <= {"objects", "clothes"}
 
 
+def test_each_row_of_students_is_named_though_tiers_have_other_students():
+    from ntf_utils.show.basin_figures import closing_the_gap
+
+    fewer = made(SEED, SEED)
+    more = made(*[SEED | {"same_basin": (1.11, 0.02)}] * 2)
+    figure = closing_the_gap({"objects": more, "contrast": fewer}, ["distilled", "same_basin"])
+    named = [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes[::2]]
+    assert named == [["distilled", "same-basin teachers"], ["distilled"]]
+
+
 # studies
 
 

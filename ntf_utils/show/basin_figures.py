@@ -162,7 +162,7 @@ def closing_the_gap(tables: Mapping[str, pd.DataFrame], strategies: Sequence[str
     """What each kind of student closes of the gap (left: 0 is the branch ensemble, dashed the deep one) and the
     joint barrier at which it does so (right), a row of panels a tier."""
     figure, grid = plt.subplots(len(tables), 2, figsize=(7.2, 0.36 * len(strategies) * len(tables) + 1.4),
-                                sharey=True, squeeze=False, width_ratios=(3, 2))  # fmt: skip
+                                sharey="row", squeeze=False, width_ratios=(3, 2))  # fmt: skip
     for row, (tier, table) in enumerate(tables.items()):
         shown = [name for name in strategies if name in set(table["strategy"])]
         reference = effects.above_deep(table, "branch")
@@ -175,6 +175,7 @@ def closing_the_gap(tables: Mapping[str, pd.DataFrame], strategies: Sequence[str
         grid[row, 0].axvline(reference.mean(), color=BLACK, linestyle="--", linewidth=1)
         grid[row, 1].axvspan(0, effects.ONE_BASIN, color=GREEN, alpha=0.1, linewidth=0)
         grid[row, 1].set_xscale("symlog", linthresh=0.01, linscale=0.7)
+        grid[row, 1].set_xlim(left=-0.002)
         grid[row, 1].set_xticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
         grid[row, 0].set_yticks(range(len(shown)), [LOOK[name][0].removeprefix("control: ") for name in shown])
         grid[row, 0].set_ylim(len(shown) - 0.5, -0.5)
