@@ -184,7 +184,7 @@ provenance(written, profile)
 # - **Strength 0 is exactly nothing**, and rows of a batch do not know each other: both are tested. So is that the key-value cache gives the same text as none: a cache that outlives a change of strength holds keys and values of another guide.
 # - **Sampled, not greedy.** The paper's code takes the likeliest word. Here a prompt without history leaves the model undecided between two speakers, and then any nudge, random ones too, flips the likeliest word; `decoding="greedy"` in a config shows how much larger the null becomes.
 # - **Broken text proves nothing.** The parser gives one half to a text that shows neither side. With a plain rate of true answers, a guide that makes the model stutter would have an effect.
-# - **PNES has no sign.** A guide that works the wrong way round scores as well as one that works. `signed` stands beside it.
+# - **PNES has no sign.** A guide that works the wrong way round scores as well as one that works. `signed` stands beside it. In the pilot politeness, the positive control, moved far and backwards in the residual stream. Our reading, untested: its probe is fitted to answers in which the polite word has been said, and a model that takes it for said does not say it.
 # - **PNES is never below 0,** so noise has one too: without the null, a small PNES means nothing.
 # - **The amplitude of the fit is fixed at 1**, as the score's range is. On effects that are small from end to end the fit has to find its way through the exponential; where it does not converge we count 0.
 # - **Truth and informativeness are swapped** in one file of the authors' code (`eval/truthfulqa.py` returns the mean of one under the name of the other); what that did to the paper's numbers is unknown to us.

@@ -232,7 +232,7 @@ shown
 #
 # ## What was easy, what was hard, what the paper leaves open
 #
-# **Easy.** Guiding itself: thirty lines that work on any model. And polite answers: a concept that shows in one early word is read, and turned, at once.
+# **Easy.** Guiding itself: thirty lines that work on any model, and a sweep whose strengths are rows of one batch.
 #
 # **Hard.** A model that has the concepts. Without feedback from a listener, and with the usual start of the weights, small models learn facts but no speakers, and every null result about guidance would have been one about the model. That is what the gates are for.
 #
