@@ -120,12 +120,12 @@ class TestBox:
         assert "Ends at &lt;chance&gt;" in html
         assert "<chance>" not in html
         assert 'title="a &quot;review&quot;"' in html
+        assert "was: within [−3, 3]; the test set resolves less" in html
 
     def test_a_claim_that_is_not_tested_shows_why(self, court):
         box = claim_box(court.not_tested("C3"), court.claims.claims["C3"])
         assert "NOT TESTED" in repr(box)
         assert "needs a GPU for hours" in box._repr_html_()
-
 
     def test_a_level_that_holm_s_rule_set_is_said(self, court):
         verdict = judged(court)

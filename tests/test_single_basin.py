@@ -386,7 +386,7 @@ def test_clauses_are_named_by_tier_and_the_table_has_both_halves():
     assert effects.by_tier(lost, gap)["x_objects"].to_dict() == pytest.approx({0: -0.9})
     shown = effects.summary(tables["objects"], ["deep", "branch"])
     assert list(shown.index) == ["deep", "branch 0.2"]
-    assert shown.loc["branch 0.2", "gap"] == pytest.approx(0.12) and shown.loc["branch 0.2", "joint barrier"] == 0.02
+    assert shown.loc["branch 0.2", "gap"] == pytest.approx(0.12) and shown.loc["branch 0.2", "joint"] == 0.02
 
 
 def test_every_claim_finds_its_effects():

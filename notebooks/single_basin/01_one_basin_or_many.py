@@ -66,7 +66,6 @@ parameters = check_parameters(globals(), BasinParameters)
 # %% tags=["hide-input"]
 import inspect
 
-import pandas as pd
 from IPython.display import Code, display
 
 from ntf_utils.claims import Court
@@ -133,7 +132,7 @@ print(effects.lost(list(tables.values())))
 effects.summary(tables["objects"], ["deep", "clones", "branch", "constrained", "snapshot"])
 
 # %% [markdown]
-# Performance stands left, connectivity right: `gap` is the NLL above the deep ensemble's, with half its 95 % interval; `diversity` is the share of test images on which two members disagree, over the members' error; barriers are in nats of training loss. Branches and constrained ensembles have a number: the share of training made together, and the weight of the term.
+# Performance stands left, connectivity right: `gap` is the NLL above the deep ensemble's, with half its 95 % interval; `diversity` is the share of test images on which two members disagree, over the members' error; `pairs` (mean), `centroid` and `joint` are barriers, in nats of training loss. Branches and constrained ensembles have a number: the share of training made together, and the weight of the term.
 
 # %%
 effects.summary(tables["clothes"], ["deep", "clones", "branch", "constrained", "snapshot"])
@@ -142,20 +141,8 @@ effects.summary(tables["clothes"], ["deep", "clones", "branch", "constrained", "
 effects.summary(tables["contrast"], ["deep", "clones", "branch", "constrained", "snapshot"])
 
 # %% mystnb={"figure": {"name": "fig-basin-lines", "caption": "Training loss on the straight lines between members, mean over all pairs. Thin lines are seeds. Dotted: the control, clones of one network."}, "image": {"alt": "A panel a data set: between members of the deep ensemble the loss rises to a high bump; between branches and between constrained members it stays flat; between clones it is constant."}}
-def chosen_lines(table, *strategies):
-    """The lines curve of some strategies' chosen ensembles, with the seed of each run."""
-    found = {}
-    for strategy in strategies:
-        row = table[(table["strategy"] == strategy) & table["chosen"]].iloc[0]
-        setting = row["at_spawn"] if pd.notna(row["at_spawn"]) else row["at_weight"]
-        arm = strategy if pd.isna(setting) else f"{strategy} {setting:g}"
-        lines = curves(table, "lines")
-        found[arm] = lines[lines["arm"] == arm]
-    return found
-
-
 shown = ("deep", "branch", "constrained", "clones")
-_ = between_members({tier: chosen_lines(table, *shown) for tier, table in tables.items()})
+_ = between_members({tier: effects.lines_between(table, shown) for tier, table in tables.items()})
 
 # %% mystnb={"figure": {"name": "fig-basin-planes", "caption": "Training loss in the plane through the first three members (dots) of some ensembles of one seed, objects."}, "image": {"alt": "Contour maps: three members of the deep ensemble sit in three separate pits; permuted members in pits that lie closer; branches and distilled students share one pit."}}
 first = tables["objects"][tables["objects"]["seed"] == 0]

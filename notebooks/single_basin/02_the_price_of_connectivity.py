@@ -117,12 +117,13 @@ provenance(list(tables.values()), profile)
 # For each seed we take the rank correlation, over the settings, of joint barrier and NLL: $-1$ where every step towards connectivity costs. We judge the NLL of the ensemble, not only its gain over single members: a tie may cost diversity, or make the members themselves worse, and the price is the same.
 
 # %%
+print("rank correlation of the joint barrier with the NLL, and with the gain over single members")
 for name, table, strategy in (
     ("branch, objects", tables["objects"], "branch"), ("branch, clothes", tables["clothes"], "branch"),
     ("constrained, objects", tables["objects"], "constrained"), ("drawn, objects", tables["objects"], "drawn"),
 ):
     price, diversity = (effects.price(table, strategy, column).mean() for column in ("calibrated", "gain"))
-    print(f"{name:<22} correlation of joint barrier with NLL {price:+.2f}, with the gain over single members {diversity:+.2f}")
+    print(f"{name:<22} {price:+.2f}  {diversity:+.2f}")
 
 # %% tags=["remove-input"]
 judged = {tier: tables[tier] for tier in ("objects", "clothes")}

@@ -131,9 +131,10 @@ provenance(list(tables.values()), profile)
 # %%
 for tier, table in tables.items():
     shares = {name: effects.closure(table, name).mean() for name in students if name in set(table["strategy"])}
-    print(f"{tier:<9} mean closure:", ", ".join(f"{name.replace('_', ' ')} {share:.2f}" for name, share in shares.items()))
     harder, above = effects.closed(table, "distilled", "better").mean(), effects.above_deep(table, "better").mean()
-    print(f"{'':<9} from the better of branch and constrained: {harder:.4f} of {above:.4f} nats by distilled")
+    print(f"{tier}: mean closure by")
+    print("\n".join(f"    {name.replace('_', ' '):<13} {share:5.2f}" for name, share in shares.items()))
+    print(f"    distilled, from the better of branch and constrained: {harder:.4f} of {above:.4f} nats")
 
 # %% tags=["remove-input"]
 judged = {tier: tables[tier] for tier in ("objects", "clothes")}

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from ntf_utils.claims import Claim, ClauseVerdict, Verdict
+from ntf_utils.claims import Claim, ClauseVerdict, Region, Verdict
 from ntf_utils.show import marks, wording
 
 _BOX = "border-left:5px solid {colour};padding:.6em 1em;margin:1em 0;background:rgba(128,128,128,.07)"
@@ -37,7 +37,10 @@ class ClaimBox:
         facts = [("Paper", f"{published_html(claim)} <small>· {escape(claim.where)}</small>")]
         facts += [("Ours", _clause_html(clause)) for clause in verdict.clauses]
         facts += [("Verdict", escape(verdict.reason))]
-        facts += [("Revised", f"criterion changed: {escape(revision.why)}") for revision in claim.revisions]
+        facts += [
+            ("Revised", f"was: {escape(_earlier(revision.was))}; {escape(revision.why)}")
+            for revision in claim.revisions
+        ]
         rows = "".join(
             f'<dt style="font-weight:600">{name}</dt><dd style="margin:0">{text}</dd>' for name, text in facts
         )
@@ -60,6 +63,11 @@ def claim_box(verdict: Verdict, claim: Claim) -> ClaimBox:
 def claim_anchor(claim: str) -> str:
     """The id under which a page holds the box of a claim, e.g. `claim-c2`."""
     return f"claim-{escape(claim.lower())}"
+
+
+def _earlier(was: str | dict) -> str:
+    """An earlier criterion in words: as it was written down, or the region."""
+    return was if isinstance(was, str) else wording.criterion(Region(**was))
 
 
 def published_text(claim: Claim) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ntf_utils.claims import mean_interval
 from ntf_utils.refusal import Refusal
+from ntf_utils.runs import curves
 
 ONE_BASIN = 0.1  # joint barrier over the deep ensemble's, below which members count as one basin
 REFERENCE = 0.1  # nats of joint barrier that the deep ensemble must have for that ratio to mean anything
@@ -138,7 +139,7 @@ def stays_above(effects: pd.Series, bound: float) -> bool:
 
 
 BOTH_SIDES = (  # of the table: performance, then connectivity
-    "NLL", "gap", "+-", "error %", "member NLL", "diversity", "pair barrier", "centroid", "joint barrier", "seeds",
+    "NLL", "gap", "+-", "error %", "member NLL", "diversity", "pairs", "centroid", "joint", "seeds",
 )  # fmt: skip
 CALIBRATION = ("NLL", "raw NLL", "Brier", "ECE %", "scaled ECE %", "temperature", "seeds")
 
@@ -165,15 +166,30 @@ def summary(
             title: scale * left[column].astype(float).mean() for title, (column, scale) in COLUMNS.items()
         } | {"gap": mean, "+-": mean - low, "seeds": len(left)}
         lines[name] = {title: found[title] for title in columns}
-    return pd.DataFrame.from_dict(lines, orient="index").round(4)
+    return pd.DataFrame.from_dict(lines, orient="index").round(DECIMALS) + 0.0  # no negative zeros
 
 
 COLUMNS = {  # of `summary` -> of the rows, and a factor
     "NLL": ("calibrated", 1), "raw NLL": ("nll", 1), "error %": ("error", 100), "Brier": ("brier", 1),
     "ECE %": ("ece", 100), "scaled ECE %": ("calibrated_ece", 100), "temperature": ("fitted_temperature", 1),
-    "member NLL": ("member_calibrated", 1), "diversity": ("diversity", 1), "pair barrier": ("barrier", 1),
-    "centroid": ("centroid", 1), "joint barrier": ("joint", 1),
+    "member NLL": ("member_calibrated", 1), "diversity": ("diversity", 1), "pairs": ("barrier", 1),
+    "centroid": ("centroid", 1), "joint": ("joint", 1),
 }  # fmt: skip
+DECIMALS = dict.fromkeys(COLUMNS, 3) | {
+    "gap": 4, "+-": 4, "error %": 1, "ECE %": 1, "scaled ECE %": 1, "temperature": 2, "diversity": 2, "seeds": 0,
+}  # fmt: skip
+
+
+def lines_between(table: pd.DataFrame, strategies: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The "lines" curve of the chosen ensemble of some strategies: ensemble -> its lines in all seeds."""
+    lines = curves(table, "lines")
+    found = {}
+    for strategy in strategies:
+        row = table[(table["strategy"] == strategy) & table["chosen"]].iloc[0]
+        setting = row["at_spawn"] if pd.notna(row["at_spawn"]) else row["at_weight"]
+        arm = strategy if pd.isna(setting) else f"{strategy} {setting:g}"
+        found[arm] = lines[lines["arm"] == arm]
+    return found
 
 
 def lost(tables: Sequence[pd.DataFrame]) -> str:
