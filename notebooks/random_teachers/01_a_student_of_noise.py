@@ -205,7 +205,7 @@ box(
 # - **Weight norm that is none.** In the published code, from a commit of December 2022 to its head, the last layer computes its normalised weights and then multiplies by the weights without it. Which state of the code made the paper's figures is unknown. Ours divides by the norm; `weight_norm=False` does what the published code does, and {doc}`02_where_it_comes_from` compares the two.
 # - **Nothing is augmented**, so the teacher's bottleneck features of all images are computed once. The published code computes the teacher anew at every step.
 # - **The last checkpoint.** Its summaries are the best epoch on the test probe, and so are its checkpoints: both flatter. Every number here is from the last update, and what a probe chooses, it chooses on training images.
-# - **Loss in fp32.** Above the teacher's entropy the loss is of the order of 1e-4 nats and below, less than bf16 can tell apart.
+# - **Loss in fp32.** What the student has to gain is tiny: its loss lies a small fraction of a nat above the teacher's entropy, less than bf16 can tell apart. {doc}`02_where_it_comes_from` prints it.
 # - **Two conventions of k-NN.** A Euclidean vote on raw features is not a cosine vote with weights; numbers of one cannot be set beside numbers of the other.
 #
 # **How the sizes were chosen.** Width, batch, learning rate and updates were picked in trial runs on seeds from 1000 on; the verdicts rest on seeds from 0. A single subset of images is used: intervals speak about teachers and orders, not about other images.

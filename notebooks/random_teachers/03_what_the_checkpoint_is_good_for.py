@@ -138,7 +138,7 @@ provenance(mapped, profile) if encoder.startswith("vgg") else None
 #
 # Now labels come in. A fresh linear layer on the encoder, and training with SGD on the same labelled images, twice, in different orders. From most random starts the two children end in different valleys: on the line between them the error rises. From the student's checkpoint they should not.
 #
-# One trap lies here. Without batch norm, a student's embeddings are many times larger than its start's, so one learning rate means different things to the two, and a barrier depends on the learning rate more than on anything else ({doc}`../linear_mode_connectivity/02_what_breaks_it`). Two precautions: embeddings are divided by their spread at the start of training, and each checkpoint's children are judged at the rate at which they fit their training images best.
+# One trap lies here. Without batch norm, a student's embeddings are many times larger than its start's, so one learning rate means different things to the two, and a barrier depends on the learning rate more than on anything else ({doc}`../linear_mode_connectivity/02_what_breaks_it`). Two precautions: embeddings are divided by their spread at the start of training, and each checkpoint's children are judged at the rate at which they fit their training images best. In a trial run without them, at one rate for both, the student's children had the higher barrier.
 
 # %% tags=["hide-output"]
 display(Code(inspect.getsource(checkpoints.SupervisedJob.children), language="python"))
@@ -236,7 +236,7 @@ judged
 #
 # ## What was easy, what was hard, what the paper leaves open
 #
-# **Easy.** The gain itself: it shows in a network with a quarter of the paper's channels, on a tenth of its images, within half a minute. Noise as the control is as clear.
+# **Easy.** The gain itself: it shows in a network with a quarter of the paper's channels, on a tenth of its images. Noise as the control is as clear.
 #
 # **Hard.** Reading it. The paper's probe gains from larger features alone, and k nearest neighbours depends on its convention; small students first get worse before they get better, so a run that is cut short says the opposite of a long one. Shallow encoders on small images do not show the effect at all, which is why the smoke runs on digits judge nothing.
 #
