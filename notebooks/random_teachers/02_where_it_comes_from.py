@@ -104,17 +104,17 @@ _ = against(localities_, "locality", pixels, name="locality α of the start")
 provenance([main, by_locality, pixels], profile)
 
 # %% tags=["remove-input"]
-near, far = (only(by_locality, locality=at) for at in (near_locality, far_locality))
+half_way, apart = (only(by_locality, locality=at) for at in (near_locality, far_locality))
 gates = effects.gates([main, by_locality], pixel_rows)
 box(
     "C4",
     effects={
-        "near": effects.difference(main, near),
-        "far": effects.difference(main, far),
-        "still": effects.gain(far, "adamw"),
-        "still_converged": effects.gain(far),
+        "near": effects.difference(main, half_way),
+        "far": effects.difference(main, apart),
+        "still": effects.gain(apart, "adamw"),
+        "still_converged": effects.gain(apart),
     },
-    rests_on=[main, near, far, pixels],
+    rests_on=[main, half_way, apart, pixels],
     gates=gates,
 )
 
