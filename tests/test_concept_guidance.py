@@ -306,6 +306,23 @@ def test_gates_by_hand():
     assert found["primed_humor"] and not effects.gates(models.assign(humor_low=0.7))["primed_humor"]
 
 
+def test_the_positive_control_needs_its_whole_interval():
+    model = {"parsed": 1.0, "recall": 1.0} | {f"{c}_{end}": 0.0 for c in pm.TRAITS for end in ("high", "low")}
+
+    def passes(reaches):
+        rows = [
+            {"seed": seed, "concept": concept, "picked": True, "fitted_on": 8, "examples": 8, "accuracy": 0.5,
+             "reach": reach if concept == "polite" else 0.1, "reach_95": 0.1}
+            for seed, reach in enumerate(reaches) for concept in ("polite", "random")
+        ]  # fmt: skip
+        return effects.gates(pd.DataFrame([model]), pd.DataFrame(rows))["polite_guided"]
+
+    assert passes([0.3, 0.3, 0.35])
+    assert passes([0.3, 0.3, 0.3, 0.3, 0.09])  # one seed below its null
+    assert not passes([0.9, 0.1, 0.1])  # the mean lies above, its interval does not
+    assert not passes([0.3])
+
+
 def test_at_share_takes_the_edges():
     table = pd.DataFrame([{"seed": s, "share": q, "cosine": 0.5 - q} for s in (0, 1) for q in (0.9, 0.1, 0.5)])
     assert effects.at_share(table, "cosine", "few").tolist() == [0.4, 0.4]

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ntf_utils.claims import mean_interval
+
 FIVE = ("truth", "appropriateness", "humor", "creativity", "quality")  # the paper's concepts, each counted once
 PARSES, RECALLS, PRIMES, QUIET = 0.97, 0.9, 0.3, 0.6  # of the gates
 NORMALISED_FIT = 0.8  # R² from which the paper's curve counts as fitting
@@ -198,7 +200,8 @@ def gates(models: pd.DataFrame, cells: pd.DataFrame | None = None) -> dict[str, 
         **{f"primed_{concept}": passed for concept, passed in primes.items()},
     }  # fmt: skip
     if cells is not None:
-        found["polite_guided"] = bool((margin(cells, "polite") > 0).all())
+        polite = margin(cells, "polite").to_numpy(dtype=float)
+        found["polite_guided"] = len(polite) > 1 and bool(mean_interval(polite)[1] > 0)
         random = full(cells)[lambda table: table["concept"] == "random"]
         found["random_quiet"] = bool(random["accuracy"].mean() < QUIET and margin(cells, "random").mean() <= 0)
     return found
