@@ -180,7 +180,7 @@ elsewhere = sweep(distil_student, parameters.elsewhere())
 home, away = (curves(rows, "probes") for rows in (main, elsewhere))
 second = parameters.second
 found = {
-    f"{probed}, {effects.NAMES[probe]}": {
+    f"{probed}: {effects.NAMES[probe]}": {
         dataset: effects.gain_on(home, probed, probe), second: effects.gain_on(away, probed, probe),
     }
     for probed in (second, dataset) for probe in ("adamw", "knn", "converged")

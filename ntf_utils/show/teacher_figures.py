@@ -129,7 +129,7 @@ def gains(found: Mapping[str, Mapping[str, pd.Series]], label: str = "distilled 
                       textcoords="offset points", fontsize=8, color=COLOURS["teacher"])  # fmt: skip
         axes.set_yticks(range(len(sources)), [label.format(name) for name in sources], fontsize=9)
         axes.set_ylim(len(sources) - 0.4, -0.6)
-        axes.set_title(title.replace(", ", ":\n", 1), fontsize=9.5)
+        axes.set_title(title.replace(": ", ":\n"), fontsize=9.5)
     for axes in panels[-1]:
         axes.set_xlabel("student minus teacher, points")
     return figure
