@@ -262,7 +262,8 @@ def test_children_that_diverge_are_told_and_left_out():
     assert row["student_error_barrier"] is row["start_same_distance"] is None
     assert not outcome.curves["paths"]["alpha"]
     table = pd.DataFrame([row | {"seed": 0}])
-    assert effects.half_barrier(table).empty and not effects.children_gates(table, PIXELS)["children_learned"]
+    assert effects.half_barrier(table).empty and effects.half_barrier_at_equal_rates(table).empty
+    assert not effects.children_gates(table, PIXELS)["children_learned"]
 
 
 def test_both_checkpoints_get_the_same_classifier():
@@ -442,6 +443,7 @@ def test_each_checkpoint_is_judged_at_the_rate_that_suits_it():
     ])  # fmt: skip
     assert effects.own_rates(table) == {"student": 0.1, "start": 0.3}
     assert effects.half_barrier(table).tolist() == pytest.approx([10 - 15] * 2)
+    assert effects.half_barrier_at_equal_rates(table).tolist() == pytest.approx([(10 + 30) / 2 / 2] * 2)
 
 
 # studies

@@ -130,8 +130,20 @@ def at_own_rates(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, axis=1) if parts else pd.DataFrame()
 
 
+def half_barrier_at_equal_rates(table: pd.DataFrame) -> pd.Series:
+    """Points by which the barrier of the student's children exceeds half of that of its start's children, by seed.
+
+    Mean over the rates at which no child of either diverges, in any seed.
+    """
+    rows = table.assign(lost=table["student_diverged"] + table["start_diverged"])
+    rows = rows[rows.groupby("rate")["lost"].transform("sum") == 0]
+    barriers = rows[["student_error_barrier", "start_error_barrier"]].astype(float)
+    over = 100 * (barriers["student_error_barrier"] - barriers["start_error_barrier"] / 2)
+    return over.groupby(rows["seed"]).mean()
+
+
 def half_barrier(table: pd.DataFrame) -> pd.Series:
-    """Points by which the barrier of the student's children exceeds half of that of its start's children."""
+    """The same with each checkpoint's children at their own rate."""
     found = at_own_rates(table)
     if not {"student_error_barrier", "start_error_barrier"} <= set(found):
         return pd.Series(dtype=float)
