@@ -27,7 +27,7 @@ CACHE = BUILD / ".jupyter_cache"
 DIGEST = BUILD / "rests_on.sha256"
 INDEX = BUILD / "html" / "index.html"
 RESTS_ON = ("ntf_utils/**/*.py", "ntf_utils/**/*.css", "ntf_utils/**/*.js", "data/runs/**/*.json",
-            "data/verdicts/**/*.json", "data/benchmarks/*.json", "notebooks/*/claims.yaml",
+            "data/verdicts/**/*.json", "data/benchmarks/*.json", "data/models/**/*.*", "notebooks/*/claims.yaml",
             "constraints.txt")  # fmt: skip
 # A cell reads records; one that takes longer is computing what should have been recorded.
 CELL_TIMEOUT = 300  # seconds
