@@ -87,8 +87,9 @@ print("gates that failed:", ", ".join(name for name, passed in gates.items() if 
 _ = figures.pnes_by_concept(effects.full(beside))
 
 # %%
-shares_above = pd.DataFrame({concept: effects.share_above(beside, concept) for concept in (*effects.FIVE, "compliance", "polite", "random")})
-shares_above.mean().rename("share of cells above the null").to_frame().T.round(2)
+shown = (*effects.FIVE, "compliance", "polite", "random")
+shares_above = pd.DataFrame({concept: effects.share_above(beside, concept) for concept in shown})
+shares_above.mean().rename("share of cells above the null").to_frame().round(2)
 
 # %% tags=["remove-input"]
 provenance(runs, profile)

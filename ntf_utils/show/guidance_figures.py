@@ -140,7 +140,7 @@ def detector_against_guide(cells: pd.DataFrame, columns: int = 3) -> Figure:
                       markersize=4.5, alpha=0.75, markerfacecolor=colour if site == "residual" else "none",
                       label=f"{PROBES[probe]}, {site}")  # fmt: skip
         axes.set_title(concept, fontsize=9.5)
-        axes.set_ylim(bottom=0)
+    panels[0, 0].set_ylim(bottom=0)  # last, since it also ends the panels' common scaling
     figure.supxlabel("held-out detection accuracy, mean over the guided layers", fontsize=10)
     figure.supylabel("PNES", fontsize=10)
     _legend(figure, panels, 3)
