@@ -411,6 +411,16 @@ def test_gates_fail_when_they_should():
     assert effects.one_teacher(pd.concat([*good, rows([0.4], [0.31], encoder="resnet18")], ignore_index=True))
 
 
+def test_a_gain_exists_where_both_probes_tell_it_from_none():
+    def main(converged, adamw):
+        return rows(converged, [0.3] * 3).assign(adamw_teacher=0.3, adamw_student=adamw)
+
+    assert effects.gain_exists(main([0.32, 0.33, 0.32], [0.36, 0.35, 0.36]))
+    assert not effects.gain_exists(main([0.32, 0.33, 0.32], [0.36, 0.30, 0.29]))
+    assert not effects.gain_exists(main([0.36, 0.30, 0.29], [0.36, 0.35, 0.36]))
+    assert not effects.gain_exists(main([0.32, 0.33, 0.32], [0.36, 0.35, 0.36])[:1])
+
+
 def test_children_are_judged_only_where_there_is_a_barrier_to_halve():
     table = pd.DataFrame({
         "seed": [0, 1, 2], "rate": 0.1, "student_train_loss": 0.5, "start_train_loss": 0.5,

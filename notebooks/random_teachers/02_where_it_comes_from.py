@@ -205,7 +205,7 @@ box(
         "knn": effects.kept_gain(home, away, second, "knn"),
     },
     rests_on=[main, elsewhere],
-    gates=effects.gates([main, elsewhere], pixel_rows),
+    gates=effects.gates([main, elsewhere], pixel_rows) | {"gain_exists": effects.gain_exists(main)},
 )
 
 # %% [markdown]
@@ -234,7 +234,7 @@ box(
         "too_few": effects.difference(heads["outputs = bottleneck"], heads["few outputs"]),
     },
     rests_on=[main, *heads.values()],
-    gates=effects.gates([main, *heads.values()], pixel_rows),
+    gates=effects.gates([main, *heads.values()], pixel_rows) | {"gain_exists": effects.gain_exists(main)},
 )
 
 # %% [markdown]

@@ -179,6 +179,13 @@ def gates(tables: Sequence[pd.DataFrame], pixels: pd.DataFrame) -> dict[str, boo
     }
 
 
+def gain_exists(main: pd.DataFrame) -> bool:
+    """Whether the student's gain over its teacher is told from none, under both linear probes: what the claims about
+    this gain rest on."""
+    gains = [gain(main, probe).to_numpy(dtype=float) for probe in ("converged", "adamw")]
+    return all(len(found) > 1 and bool(mean_interval(found)[1] > 0) for found in gains)
+
+
 def one_teacher(rows: pd.DataFrame) -> bool:
     """Whether all runs that share seed, encoder and probed data have a teacher with the same four scores."""
     on = rows["probe_on"].map(tuple)
