@@ -121,7 +121,7 @@ print(f"shuffled labels: {100 * pixels['shuffled'].iloc[0]:.1f} %, chance {100 *
 effects.summary(main.assign(inputs="images"), "inputs")
 
 # %% [markdown]
-# T is the teacher, S the student, in percent; `S-T` is the gain under the converged probe in points, with the half-width of its interval.
+# `S-T` is what the student S gains over its teacher T under the converged probe, in points, with the half-width of its interval; then teacher → student in percent under each probe (`adamw` is the paper's).
 
 # %% mystnb={"figure": {"name": "fig-teacher-training", "caption": "Probe accuracy over the student's updates. Solid blue: students of images; dashed grey: students of noise, the control; thin lines are seeds, thick lines their mean. Red: the teachers, with the interval of their mean; dotted black: a probe on raw pixels; dotted grey: chance."}, "image": {"alt": "Three panels, a probe each, accuracy against updates. The students of images dip or stay at first and then climb above the teachers' line; the students of noise fall below it and stay there."}}
 looks, noisy = curves(main, "learning"), curves(noise, "learning")

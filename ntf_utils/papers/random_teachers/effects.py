@@ -117,7 +117,7 @@ def own_rates(table: pd.DataFrame) -> dict[str, float | None]:
     for which in ("student", "start"):
         whole = table.groupby("rate")[f"{which}_diverged"].sum() == 0
         losses = table.astype({f"{which}_train_loss": float}).groupby("rate")[f"{which}_train_loss"].mean()
-        found[which] = losses[whole].idxmin() if whole.any() else None
+        found[which] = float(losses[whole].idxmin()) if whole.any() else None
     return found
 
 
@@ -151,18 +151,18 @@ def half_barrier(table: pd.DataFrame) -> pd.Series:
 
 
 def summary(table: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:
-    """A line a setting: teacher and student under every probe, and the gain with the half-width of its interval."""
+    """A line a setting: the gain under the converged probe with the half-width of its interval, in points, and
+    "teacher → student" under every probe, in percent."""
     lines = {}
     for name, rows in table.groupby(by, sort=False):
         line: dict[str, float | str] = {"seeds": len(rows)}
-        for probe in PROBES:
-            line[f"{probe} T"] = scores(rows, probe, "teacher").mean()
-            line[f"{probe} S"] = scores(rows, probe).mean()
         gained = gain(rows).to_numpy()
-        line["S-T"] = gained.mean()
-        line["+-"] = gained.mean() - mean_interval(gained)[1] if len(gained) > 1 else np.nan
+        half = gained.mean() - mean_interval(gained)[1] if len(gained) > 1 else np.nan
+        line |= {"S-T": round(gained.mean(), 1), "+-": round(half, 1)}
+        for probe in PROBES:
+            line[probe] = f"{scores(rows, probe, 'teacher').mean():.1f} → {scores(rows, probe).mean():.1f}"
         lines[name] = line
-    found = pd.DataFrame.from_dict(lines, orient="index").round(1)
+    found = pd.DataFrame.from_dict(lines, orient="index")
     found.index.names = [by] if isinstance(by, str) else list(by)
     return found
 
