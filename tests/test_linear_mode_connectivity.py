@@ -15,16 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ntf_utils.data.images import Images, load_images
+from ntf_utils.data.images import Images, load_images, tile_rows
+from ntf_utils.data.pictures import pictures_of
 from ntf_utils.papers.linear_mode_connectivity import effects
 from ntf_utils.papers.linear_mode_connectivity.connectivity import (
     ConnectivityConfig,
     Job,
     load_data,
     measure_connectivity,
-    tile_rows,
 )
-from ntf_utils.papers.linear_mode_connectivity.live import LivePairs, pictures_of, recorded_states
+from ntf_utils.papers.linear_mode_connectivity.live import LivePairs, recorded_states
 from ntf_utils.papers.linear_mode_connectivity.studies import BreaksParameters, HoldsParameters, TimeParameters
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import curves, sweep

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from ntf_utils import ROOT
+from ntf_utils.data.images import tile_rows
 from ntf_utils.measures import calibration
 from ntf_utils.papers.single_basin import effects
 from ntf_utils.papers.single_basin.ensembles import (
@@ -25,7 +26,6 @@ from ntf_utils.papers.single_basin.ensembles import (
     disturbance,
     load_data,
     taught_by,
-    tile_rows,
     train_ensembles,
 )
 from ntf_utils.papers.single_basin.live import LiveEnsembles, recorded_states

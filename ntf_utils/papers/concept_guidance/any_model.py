@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ntf_utils.data import torchvision_door  # noqa: F401  (transformers imports torchvision)
 from ntf_utils.data.concept_texts import SOURCES, Example, concept_examples
 from ntf_utils.measures.concept_probes import accuracy, fit_probe, random_directions, token_rows
-from ntf_utils.measures.guidance import Guidance, fit_guidance, null_band
+from ntf_utils.measures.guidance import null_band
 from ntf_utils.models.causal import fingerprint, load_causal, local_folder
 from ntf_utils.models.dialogues import dialogue, encode, encode_answers
 from ntf_utils.models.guidance import (
@@ -43,6 +43,7 @@ from ntf_utils.models.guidance import (
     perplexity,
     site_modules,
 )
+from ntf_utils.papers.concept_guidance.guides import tradeoff_row
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import Config, Outcome, experiment
 from ntf_utils.training.device import default_device
@@ -428,17 +429,7 @@ def _check_context(network: nn.Module, tokens: int, what: str, smaller: str) -> 
 
 def _judged(config: AnyModelConfig, site: str, sweep: Sweep, half: str) -> dict[str, float | None]:
     """One trade-off curve, in the columns of `measure_guides`."""
-    strengths, scores = config.strengths(site), getattr(sweep, half)
-    found: Guidance = fit_guidance(strengths, scores, sweep.perplexity)
-    base = len(strengths) // 2
-    effect = (scores - scores[base]) / (sweep.perplexity / sweep.perplexity[base])
-    by_reference = fit_guidance(strengths, scores, sweep.reference, cutoff=np.inf)
-    return {
-        "pnes": found.pnes or 0.0, "r_squared": found.r_squared, "perplexity_r_squared": found.perplexity_r_squared,
-        "points": float(np.ptp(effect)), "reference": by_reference.pnes or 0.0, "raw_range": found.raw_range,
-        "reach": found.raw_effect, "signed": found.signed_effect, "sign": found.sign,
-        "low": found.lowest, "high": found.highest,
-    }  # fmt: skip
+    return tradeoff_row(config.strengths(site), getattr(sweep, half), sweep.perplexity, sweep.reference)
 
 
 def _levels(config: AnyModelConfig, site: str, sweeps: Sequence[Sweep]) -> dict[str, float]:

@@ -470,11 +470,23 @@ def judged(sweep: Sweep, scored: str, half: str) -> dict[str, float | None]:
     where the text is fluent), and PNES by the reference's perplexity. A fit that does not converge has no PNES, which
     counts as 0."""
     scores = sweep.scores[scored, half]
-    found = fit_guidance(sweep.strengths, scores, sweep.perplexity)
-    ratio = sweep.perplexity / sweep.perplexity[len(sweep.strengths) // 2]
-    effect = (scores - scores[len(scores) // 2]) / ratio
     kind = "fact" if scored == FOOLED else KIND_OF[scored]
-    by_reference = fit_guidance(sweep.strengths, scores, sweep.reference[kind], cutoff=math.inf)
+    return tradeoff_row(sweep.strengths, scores, sweep.perplexity, sweep.reference[kind])
+
+
+def tradeoff_row(
+    strengths: Sequence[float], scores: np.ndarray, perplexity: np.ndarray, reference: np.ndarray
+) -> dict[str, float | None]:
+    """One trade-off curve in numbers: the columns of a cell's row.
+
+    Args:
+        strengths: in order, the unguided one in the middle; the other three have one value a strength.
+        perplexity: the guided model's own of good answers. reference: another model's of the guided text.
+    """
+    found = fit_guidance(strengths, scores, perplexity)
+    base = len(strengths) // 2
+    effect = (scores - scores[base]) / (perplexity / perplexity[base])
+    by_reference = fit_guidance(strengths, scores, reference, cutoff=math.inf)
     return {
         "pnes": found.pnes or 0.0, "r_squared": found.r_squared, "perplexity_r_squared": found.perplexity_r_squared,
         "points": float(np.ptp(effect)), "reference": by_reference.pnes or 0.0, "raw_range": found.raw_range,

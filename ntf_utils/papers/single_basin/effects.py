@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ntf_utils.claims import mean_interval
+from ntf_utils.papers.single_basin.ensembles import arm_name
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import curves
 
@@ -158,8 +159,7 @@ def summary(
         if strategies is not None and strategy not in strategies:
             continue
         left = rows.dropna(subset="calibrated").set_index("seed")
-        setting = spawn if pd.notna(spawn) else weight
-        name = strategy.replace("_", " ") + (f" {float(setting):g}" if pd.notna(setting) else "")
+        name = arm_name(strategy.replace("_", " "), spawn, weight)
         above = (left["calibrated"].astype(float) - deep).dropna()
         mean, low, _ = mean_interval(above.to_numpy()) if len(above) > 1 else (above.mean(), np.nan, np.nan)
         found = {
@@ -186,8 +186,7 @@ def lines_between(table: pd.DataFrame, strategies: Sequence[str]) -> dict[str, p
     found = {}
     for strategy in strategies:
         row = table[(table["strategy"] == strategy) & table["chosen"]].iloc[0]
-        setting = row["at_spawn"] if pd.notna(row["at_spawn"]) else row["at_weight"]
-        arm = strategy if pd.isna(setting) else f"{strategy} {setting:g}"
+        arm = arm_name(strategy, row["at_spawn"], row["at_weight"])
         found[arm] = lines[lines["arm"] == arm]
     return found
 

@@ -220,6 +220,12 @@ def build_model(config: EnsembleConfig, shape: tuple[int, int, int], classes: in
     return ViT(shape, classes, width=config.width)
 
 
+def arm_name(strategy: str, spawn: float | None, weight: float | None) -> str:
+    """What an ensemble's lines are called in the curves: its strategy and its setting; None and NaN are no setting."""
+    settings = [float(value) for value in (spawn, weight) if value is not None and value == value]
+    return " ".join([strategy, *(f"{value:g}" for value in settings[:1])])
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """One ensemble: its strategy and setting, its members' weights [members, ...], and how many have diverged."""
@@ -234,8 +240,7 @@ class Ensemble:
     @property
     def arm(self) -> str:
         """A name that tells settings of one strategy apart, e.g. "branch 0.2"."""
-        setting = self.spawn if self.spawn is not None else self.weight
-        return self.strategy if setting is None else f"{self.strategy} {setting:g}"
+        return arm_name(self.strategy, self.spawn, self.weight)
 
 
 class Job:

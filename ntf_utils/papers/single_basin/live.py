@@ -8,7 +8,7 @@ import pandas as pd
 from ntf_utils.data.images import tile_rows
 from ntf_utils.data.pictures import pictures_of
 from ntf_utils.papers.single_basin import effects
-from ntf_utils.papers.single_basin.ensembles import Ensemble, EnsembleConfig, Job
+from ntf_utils.papers.single_basin.ensembles import Ensemble, EnsembleConfig, Job, arm_name
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import curves, runs_behind
 from ntf_utils.training.device import default_device
@@ -48,8 +48,7 @@ def recorded_states(run: pd.DataFrame) -> dict[str, Any]:
 
 
 def _stop(row: dict, name: str, found: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    setting = row["at_spawn"] if pd.notna(row["at_spawn"]) else row["at_weight"]
-    arm = row["strategy"] if pd.isna(setting) else f"{row['strategy']} {float(setting):g}"
+    arm = arm_name(row["strategy"], row["at_spawn"], row["at_weight"])
     lines = found["lines"][found["lines"]["arm"] == arm]
     votes = found["votes"][found["votes"]["arm"] == arm].sort_values("member")
     return {
