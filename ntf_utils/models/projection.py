@@ -1,4 +1,5 @@
-"""The projection head of self-distillation (DINO's, Caron et al., 2021) as Sarnthein et al. (2023, section 3) have it.
+"""Projection heads: what stands on an encoder in training and is thrown away afterwards. `Projector` is plain;
+`ProjectionHead` is that of self-distillation (DINO's, Caron et al., 2021) as Sarnthein et al. (2023, section 3) have it.
 
     u = MLP(x)                 [n, hidden], GELU after each layer
     z = W u + b                [n, bottleneck]
@@ -73,3 +74,21 @@ def check_head(hidden: int, bottleneck: int) -> None:
     if hidden < bottleneck:
         sizes = f"hidden layers of {hidden}, bottleneck of {bottleneck}"
         raise Refusal(f"a head must not be narrower than its bottleneck (got {sizes})")
+
+
+class Projector(nn.Module):
+    """The head of Anagnostidis et al. (2023, [repo: models]): embeddings [n, inputs] -> logits [n, classes].
+
+    Two linear layers without bias, a ReLU between, no norm.
+
+    Args:
+        inputs: size of an embedding. hidden: 65,536 in the authors' command.
+    """
+
+    def __init__(self, inputs: int, hidden: int, classes: int):
+        super().__init__()
+        self.first = nn.Linear(inputs, hidden, bias=False)
+        self.last = nn.Linear(hidden, classes, bias=False)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return self.last(self.first(embeddings).relu())

@@ -41,6 +41,9 @@ COLOURS = {
     "teacher": VERMILLION,  # a network at its random start that another one learns from
     "pixels": BLACK,  # a probe on the raw images: what features have to beat
     "noise": GREY,  # the control that learns from noise
+    "benign": BLUE,  # random labels memorised with augmentation
+    "malign": VERMILLION,  # without
+    "true labels": GREEN,  # the control that must learn
     "paper": BLACK,  # a number of the paper, drawn as an open marker or a dotted line
 }
 

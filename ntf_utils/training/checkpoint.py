@@ -132,6 +132,18 @@ class Checkpoints:
             self._interval = max(INTERVAL, (self._written - began) / SHARE)
 
 
+def match_layout(optimiser: torch.optim.Optimizer) -> None:
+    """Lays the optimiser's moments out in memory as their parameters are; call it after `resume`.
+
+    A checkpoint does not keep the layout, and the fused update goes through memory in its order: with a moment in
+    another layout it would take each weight for another.
+    """
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 class _GlobalGenerators:
     """The generators that code without one of its own draws from."""
 

@@ -42,7 +42,7 @@ from ntf_utils.models.encoders import EncoderName, build_encoder
 from ntf_utils.models.projection import ProjectionHead, check_head
 from ntf_utils.refusal import Refusal, nearest
 from ntf_utils.runs import Config, Outcome, experiment
-from ntf_utils.training.checkpoint import Checkpoints
+from ntf_utils.training.checkpoint import Checkpoints, match_layout
 from ntf_utils.training.device import default_device
 from ntf_utils.training.members import BatchOrder, deterministic, generator
 
@@ -453,18 +453,6 @@ class Job:
         bank, queries = self.embed(network, data.train[:BANK]), self.embed(network, data.test[:ASKED])
         knn = knn_accuracy(bank, data.train_labels[:BANK], queries, data.test_labels[:ASKED], self.config.neighbours)
         return {"kl": self._kl(teacher, network), "knn": knn}
-
-
-def match_layout(optimiser: torch.optim.Optimizer) -> None:
-    """Lays the optimiser's moments out in memory as their parameters are.
-
-    A checkpoint does not keep the layout, and the fused update goes through memory in its order: with a moment in
-    another layout it would take each weight for another.
-    """
-    for parameter, state in optimiser.state.items():
-        for name, value in state.items():
-            if torch.is_tensor(value) and value.shape == parameter.shape:
-                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def mixture(states: list[State], weights: list[float]) -> State:
