@@ -1,5 +1,7 @@
-"""Projection heads: what stands on an encoder in training and is thrown away afterwards. `Projector` is plain;
-`ProjectionHead` is that of self-distillation (DINO's, Caron et al., 2021) as Sarnthein et al. (2023, section 3) have it.
+"""Projection heads: what stands on an encoder in training and is thrown away afterwards. `Projector` is plain.
+
+`ProjectionHead` is that of self-distillation (DINO's, Caron et al., 2021) as Sarnthein et al. (2023, section 3) have
+it:
 
     u = MLP(x)                 [n, hidden], GELU after each layer
     z = W u + b                [n, bottleneck]

@@ -7,6 +7,7 @@ from ntf_utils.show.barrier_explorer import BarrierExplorer
 from ntf_utils.show.basin_explorer import BasinExplorer
 from ntf_utils.show.boxes import ClaimBox, claim_box
 from ntf_utils.show.chapters import PAPERS, chapters
+from ntf_utils.show.depth_explorer import DepthExplorer
 from ntf_utils.show.guidance_explorer import GuidanceExplorer
 from ntf_utils.show.locality_explorer import LocalityExplorer
 from ntf_utils.show.path_explorer import PathExplorer
@@ -23,8 +24,8 @@ from ntf_utils.show.statistics import (
 from ntf_utils.show.style import COLOURS, use_style
 
 __all__ = [
-    "COLOURS", "PAPERS", "BarrierExplorer", "BasinExplorer", "ClaimBox", "GuidanceExplorer", "LocalityExplorer",
-    "PathExplorer", "benchmark_figures", "chapters", "claim_box", "estimated_costs", "package_versions",
-    "profile_costs", "provenance", "recorded_profiles", "run_statistics", "scorecard", "software_of_runs",
-    "use_style",
+    "COLOURS", "PAPERS", "BarrierExplorer", "BasinExplorer", "ClaimBox", "DepthExplorer", "GuidanceExplorer",
+    "LocalityExplorer", "PathExplorer", "benchmark_figures", "chapters", "claim_box", "estimated_costs",
+    "package_versions", "profile_costs", "provenance", "recorded_profiles", "run_statistics", "scorecard",
+    "software_of_runs", "use_style",
 ]  # fmt: skip

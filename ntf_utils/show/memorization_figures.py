@@ -184,7 +184,7 @@ def against_count(table: pd.DataFrame) -> Figure:
 
 
 def sign_change(place: pd.Series, gained: pd.Series) -> float | None:
-    """Where the mean change first passes from below 0 to above it, between two places on a log axis; None if nowhere."""
+    """Where on a log axis the mean change first passes from below 0 to above it; None if nowhere."""
     means = gained.groupby(place).mean()
     for (a, low), (b, high) in zip(means.items(), list(means.items())[1:], strict=False):
         if low < 0 <= high:
@@ -221,7 +221,7 @@ def against_capacity(networks: Mapping[str, pd.DataFrame], bits_a_weight: float,
 def arms_apart(tables: Mapping[str, pd.DataFrame], colours: Sequence[str]) -> Figure:
     """k-NN change of each arm as dots, its mean and interval, a line an arm."""
     figure, axes = plt.subplots(figsize=(6.4, 0.42 * len(tables) + 1.1))
-    for place, (name, table) in enumerate(tables.items()):
+    for place, table in enumerate(tables.values()):
         gained = effects.change(table).to_numpy()
         colour = COLOURS[colours[place]]
         axes.plot(gained, np.full(len(gained), place), "o", color=colour, alpha=0.4, markersize=4, markeredgewidth=0)

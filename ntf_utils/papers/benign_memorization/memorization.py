@@ -1,13 +1,12 @@
 """One run of the chapter: a network memorises random labels on images, and its layers are probed with true ones.
 
-An encoder and a projector (two linear layers with a ReLU between, no bias) are trained on a mean squared error to one-hot
-labels that were drawn once, whatever the images show; every view of an image carries the image's label, or, with
+An encoder and a projector (two linear layers with a ReLU between, no bias) are trained on a mean squared error to
+one-hot labels that were drawn once, whatever the images show. All views of an image carry the image's label, or, with
 `own_labels`, one of its own (Anagnostidis et al., 2023, [repo: main.py, models, transformations]). Then the encoder is
 read by nearest neighbours with true labels. The seed draws the images, their labels, the views and the start, in every
 arm alike, so arms are compared seed by seed; the bank and the test images of the probe are the same for all.
 """
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,11 +41,12 @@ LARGEST_SEED = 2**20
 LAYOUT = torch.channels_last
 AT_ONCE = {"cpu": 256, "cuda": 4000}  # images embedded at a time
 READ_VIEWS = 4  # views of each training image that memorisation of ever new views is read from
+SHOWN = 5  # nearest images that the explorer shows
 COMPARED, COMPARED_VIEWS = 500, 4  # test images, and views of each, of the invariance index
 # moments of a seed's generator; the order of the images has 0, 1, ..., and a step's views STEP + step
 LABELS, VIEWS, READ, CHOICE, STEP = -1, -2, -3, 2**24, 2**25
 SHUFFLE, PROBED = -1, -2  # moments of the data's
-FULL_TURN = 2**20  # pieces that frozen views are drawn in are small enough for any memory
+APART = 2**20  # between the moments of two views, and of what else is drawn at negative moments
 
 Source = Literal["augmented", "same_class"]
 
@@ -65,8 +65,7 @@ class MemorizeConfig(Config):
         source: "same_class" takes other images of the image's class as its frozen views, each image its own ones.
         noise: share of the images whose label is random; the others have their true one.
         mixup: share of the batches in which inputs are mixed and labels are not (what the authors' code does).
-        optimiser is Adam. learning_rate: its highest; schedule: "constant" as in the authors' code, or down to 0 along half
-            a "cosine", without which a short training does not settle. precision: "bf16" runs the encoder under autocast.
+        optimiser is Adam at a constant `learning_rate`. precision: "bf16" runs the encoder under autocast.
         looks: times at which the network is read on its way, evenly spread, and before.
         by_layer: probe every layer before and after.
         shown: training images of each class whose nearest others are kept, layer by layer.
@@ -82,16 +81,15 @@ class MemorizeConfig(Config):
     encoder: EncoderName = "resnet8"
     width: int = Field(16, ge=1)
     hidden: int = Field(1024, ge=1)
-    strength: float = Field(0.5, ge=0, le=1)
+    strength: float = Field(0.4, ge=0, le=1)
     views: int = Field(0, ge=0)
     own_labels: bool = False
     source: Source = "augmented"
     noise: float = Field(1.0, ge=0, le=1)
     mixup: float = Field(0.0, ge=0, le=1)
     steps: int = Field(1000, ge=1)
-    batch: int = Field(128, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
+    batch: int = Field(64, ge=2)
+    learning_rate: float = Field(3e-3, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(0, ge=0, lt=LARGEST_SEED)
     looks: int = Field(4, ge=1)
@@ -107,7 +105,7 @@ class MemorizeConfig(Config):
         if self.neighbours > self.n_bank:
             raise Refusal(f"{self.neighbours} neighbours need a bank of as many images (n_bank is {self.n_bank})")
         if not self.views and (self.own_labels or self.source == "same_class"):
-            raise Refusal("labels of its own, or other images, can only be had for frozen views: give views of 1 and more")
+            raise Refusal("labels of its own, or other images, can only be had for frozen views: give views from 1")
         if self.own_labels and self.noise < 1:
             raise Refusal("views with labels of their own are all random: noise must be 1")
         return self
@@ -129,13 +127,10 @@ def memorize_labels(config: MemorizeConfig) -> Outcome:
     """
     job = Job(config, default_device())
     network = job.fresh()
-    layers = []
     start = job.look(network, 0)
-    if config.by_layer:
-        layers += job.layers(network, "start")
+    layers, shown = job.layers(network, "start"), job.shown(network, "start")
     looks = job.train(network, [start])
-    if config.by_layer:
-        layers += job.layers(network, "end")
+    layers, shown = layers + job.layers(network, "end"), shown + job.shown(network, "end")
     end = looks[-1]
     row = {
         "memorised": end["memorised"], "knn_start": start["knn"], "knn": end["knn"],
@@ -147,8 +142,8 @@ def memorize_labels(config: MemorizeConfig) -> Outcome:
     curves = {"learning": columns(looks)}
     if layers:
         curves["layers"] = columns(layers)
-    if config.shown:
-        curves |= {"shown": columns(job.shown(network)), "classes": {"name": list(job.bank.classes)}}
+    if shown:
+        curves["shown"] = columns(shown)
     return Outcome([row], curves)
 
 
@@ -235,7 +230,8 @@ class Job:
         self.classes = len(train.classes)
         self.bank, rest = split(train, config.n_bank, config.data_seed)
         if config.n_train > len(rest):
-            raise Refusal(f"{config.n_train:,} images to memorise cannot be drawn from the {len(rest):,} outside the bank")
+            left = f"{len(rest):,} outside the bank"
+            raise Refusal(f"{config.n_train:,} images to memorise cannot be drawn from the {left}")
         self.test = stratified_subset(test, config.n_test, config.data_seed) if config.n_test else test
         self.images, self.others = split(rest, config.n_train, config.seed)
         self.labels = drawn_labels(self.images.labels, self.classes, config.noise, config.seed)
@@ -259,7 +255,7 @@ class Job:
             pixels = same_class_views(self.images, self.others, config.views)
         else:
             pixels = torch.stack([
-                self.augmented(self.images.pixels, generator(config.seed, VIEWS - view * FULL_TURN))
+                self.augmented(self.images.pixels, generator(config.seed, VIEWS - view * APART))
                 for view in range(config.views)
             ]).mul_(255).round_().to(torch.uint8)  # fmt: skip
         if config.own_labels:
@@ -303,7 +299,7 @@ class Job:
         if self.frozen is not None:
             return as_unit(self.frozen.pixels[:most]), self.frozen.labels[:most]
         views = [
-            self.augmented(self.train_pixels, generator(self.config.seed, READ - view * FULL_TURN))
+            self.augmented(self.train_pixels, generator(self.config.seed, READ - view * APART))
             for view in range(READ_VIEWS)
         ]
         return torch.stack(views), self.labels.expand(READ_VIEWS, -1).to(self.device)
@@ -338,7 +334,6 @@ class Job:
             network.train()
             for step in range(done, config.steps):
                 self.report(step)
-                optimiser.param_groups[0]["lr"] = self.rate(step)
                 inputs, labels = self.batch(step, order.rows(step)[0])
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                     said = network(inputs)
@@ -352,12 +347,6 @@ class Job:
                 checkpoints.after(step + 1)
             checkpoints.end(config.steps)
         return [dict(zip(notes, values, strict=True)) for values in zip(*notes.values(), strict=True)]
-
-    def rate(self, step: int) -> float:
-        """Learning rate of an update, counted from 0."""
-        config = self.config
-        done = step / config.steps if config.schedule == "cosine" else 0
-        return config.learning_rate * (0.5 + 0.5 * math.cos(math.pi * done))
 
     # what is read
 
@@ -387,7 +376,7 @@ class Job:
                 apply_views(
                     as_unit(pixels),
                     draw_views(
-                        len(pixels), self.shape[1], 1.0, generator(self.config.data_seed, PROBED - view * FULL_TURN)
+                        len(pixels), self.shape[1], 1.0, generator(self.config.data_seed, PROBED - view * APART)
                     ).to(self.device),
                 )
                 for view in range(COMPARED_VIEWS)
@@ -401,8 +390,11 @@ class Job:
         return knn_accuracy(bank, labels, test, self.test_labels, self.config.neighbours)
 
     def layers(self, network: Network, when: str) -> list[dict]:
-        """k-NN of every layer: of true labels in bank and test images; of the random ones in training views, where a
-        view may not ask the views of its own image (it would find itself, if only the layer is invariant)."""
+        """k-NN of every layer, where it is asked for: of true labels in bank and test images; of the random ones in
+        training views, where a view may not ask those of its own image (it would find them, if only the layer is
+        invariant)."""
+        if not self.config.by_layer:
+            return []
         views, labels = self.read_views(READ_VIEWS)
         count, n = labels.shape
         images = torch.arange(n, device=self.device).repeat(count)
@@ -414,7 +406,6 @@ class Job:
         found = []
         for layer, ask in seen.items():
             ask = F.normalize(ask, dim=1)
-            # no more than a third of what is asked, so that a few images can be asked too
             k = min(self.config.neighbours, count * (n - 1))
             said = knn_predict(ask, labels.flatten(), ask, k, "euclidean", images, images)
             found.append({
@@ -433,17 +424,20 @@ class Job:
             "knn_shuffled": self.knn(bank, test, self.bank_labels[order]),
         }
 
-    def shown(self, network: Network, count: int = 5) -> list[dict[str, str | int]]:
-        """For a few training images, the nearest other training images in every layer, as they are; rows as text."""
+    def shown(self, network: Network, when: str) -> list[dict[str, str | int]]:
+        """For a few training images, where they are asked for, the nearest other training images in every layer, all
+        as they are; rows as text."""
+        if not self.config.shown:
+            return []
         features = layer_features(network, as_unit(self.train_pixels))
         asked = tile_rows(self.images.labels, self.config.shown).to(self.device)
         rows = torch.arange(self.config.n_train, device=self.device)
         found = []
         for layer, all_ in features.items():
             all_ = F.normalize(all_, dim=1)
-            _, near = neighbours(all_, all_[asked], count, "euclidean", rows, rows[asked])
+            _, near = neighbours(all_, all_[asked], SHOWN, "euclidean", rows, rows[asked])
             found += [
-                {"layer": layer, "image": image, "near": " ".join(map(str, near_rows))}
+                {"when": when, "layer": layer, "image": image, "near": " ".join(map(str, near_rows))}
                 for image, near_rows in zip(asked.tolist(), near.tolist(), strict=True)
             ]
         return found

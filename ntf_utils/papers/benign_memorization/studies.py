@@ -42,7 +42,6 @@ class MemoryParameters(Config):
     steps: Count
     batch: Count
     learning_rate: Rate
-    schedule: Literal["constant", "cosine"]
     precision: Literal["fp32", "bf16"]
     looks: Annotated[int, Field(ge=1, multiple_of=4)]
 
@@ -71,7 +70,7 @@ class MemoryParameters(Config):
         """A run of the main arm, without what only the main arms keep."""
         names = (
             "dataset", "n_train", "neighbours", "encoder", "width", "hidden", "strength", "steps", "batch",
-            "learning_rate", "schedule", "precision", "looks",
+            "learning_rate", "precision", "looks",
         )  # fmt: skip
         digits = self.dataset == "digits"
         return MemorizeConfig(
@@ -147,7 +146,7 @@ class DepthParameters(MemoryParameters):
             dataset="digits", pool=1, n_train=self.explored_images, n_bank=DIGITS_BANK, n_test=0,
             neighbours=min(self.neighbours, 20), encoder="resnet8", width=self.explored_width, hidden=self.hidden,
             strength=self.strength, steps=self.explored_steps, batch=min(self.batch, 64),
-            learning_rate=self.learning_rate, schedule=self.schedule, looks=1, by_layer=True, shown=1,
+            learning_rate=self.learning_rate, looks=1, by_layer=True, shown=1,
             seed=self.first_seed,
         )  # fmt: skip
         return [arm, arm.but(strength=0.0, views=1)]
