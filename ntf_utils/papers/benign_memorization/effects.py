@@ -74,6 +74,11 @@ def layer_names(layers: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(layers["layer"]))
 
 
+def encoder_output(layers: pd.DataFrame) -> str:
+    """The encoder's last layer, so the embedding."""
+    return [name for name in layer_names(layers) if name not in BEHIND][-1]
+
+
 def layer_change(layers: pd.DataFrame) -> pd.DataFrame:
     """[seeds, layers] points by which the k-NN with true labels is better after training than before."""
     wide = 100 * layers.pivot(index="seed", columns=["when", "layer"], values="true").astype(float)

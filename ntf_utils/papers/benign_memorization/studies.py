@@ -164,12 +164,14 @@ class ViewsParameters(MemoryParameters):
     """Of 03_how_many_views.
 
     `counts`: frozen views of an image, with shared labels; `own_counts`: with a label for each view; `same_class`:
-    other images of the class as views; `tight_*`: of a network so small that its capacity ends within the counts.
+    other images of the class as views, for `same_class_images` images; `tight_*`: of a network so small that its
+    capacity ends within the counts.
     """
 
     counts: Annotated[list[Count], Field(min_length=2)]
     own_counts: Annotated[list[Count], Field(min_length=2)]
     same_class: Count
+    same_class_images: Count
     tight_width: Count
     tight_hidden: Count
     tight_images: Count
@@ -198,11 +200,11 @@ class ViewsParameters(MemoryParameters):
 
     def by_same_class(self) -> list[MemorizeConfig]:
         """Other images of an image's class as its views, without further augmentation."""
-        return self.arms(views=self.others, source="same_class", strength=0.0)
+        return self.arms(n_train=self.same_class_images, views=self.others, source="same_class", strength=0.0)
 
     def as_many(self) -> list[MemorizeConfig]:
         """As many augmented views as that."""
-        return self.frozen(self.others)
+        return self.arms(n_train=self.same_class_images, views=self.others)
 
     def tight(self) -> list[MemorizeConfig]:
         """A network of few weights, more and more views with labels of their own, every view as often: updates grow
