@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import (
+    benign_memorization,
     concept_guidance,
     linear_mode_connectivity,
     next_token_pitfalls,
@@ -22,6 +23,7 @@ CHAPTERS = {
     "single_basin": single_basin.measure,
     "concept_guidance": concept_guidance.measure,
     "random_teachers": random_teachers.measure,
+    "benign_memorization": benign_memorization.measure,
     "sweeps": sweeps.measure,
 }
 RECORDS = Path(__file__).parent.parent / "data" / "benchmarks"  # the book prints these

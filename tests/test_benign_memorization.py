@@ -187,7 +187,7 @@ def test_runs_repeat_and_looking_changes_nothing():
     assert memorize_labels(config) == outcome
     unwatched = memorize_labels(tiny(looks=1))
     assert unwatched.rows == outcome.rows
-    assert [step for step in outcome.curves["learning"]["step"]] == [0, 4, 8]
+    assert outcome.curves["learning"]["step"] == [0, 4, 8]
 
 
 def test_batch_norm_knows_the_images_before_the_first_reading_and_goes_on_as_usual():
@@ -280,7 +280,7 @@ def test_impossible_configs_are_refused_in_one_sentence(changes, words):
 
 
 def test_what_does_not_fit_is_said_before_anything_is_allocated(monkeypatch):
-    with pytest.raises(Refusal, match="64 views of 50,000 images take 9.2 GiB, and half of the memory is 8.0 GiB"):
+    with pytest.raises(Refusal, match=r"64 views of 50,000 images take 9\.2 GiB, and half of the memory is 8\.0 GiB"):
         check_memory(50_000, 64, (3, 32, 32), available=2**34)
     check_memory(50_000, 0, (3, 32, 32), available=1)  # ever new views are not kept
 

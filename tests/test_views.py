@@ -1,4 +1,4 @@
-"""Batched views equal torchvision's single images, and are drawn as torchvision draws them; invariance and its split."""
+"""Batched views equal torchvision's single images and are drawn as it draws them; invariance and its split."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_draws_have_the_spread_of_torchvisions():
         transforms.RandomResizedCrop.get_params(torch.empty(3, 32, 32), [0.08, 1.0], [3 / 4, 4 / 3])
         for _ in range(4000)
     ]
-    row, column, height, width = torch.tensor(crops).unbind(1)
+    row, _, height, width = torch.tensor(crops).unbind(1)
     for ours, theirs in ((draws.size[:, 0], height), (draws.size[:, 1], width), (draws.corner[:, 0], row)):
         error = math.hypot(ours.float().std().item(), theirs.float().std().item()) / math.sqrt(4000)
         assert abs(ours.float().mean() - theirs.float().mean()) < 5 * error
