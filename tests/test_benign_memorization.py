@@ -332,6 +332,8 @@ def test_rank_correlations_are_taken_within_a_seed():
     table = pd.concat([rows([0.1, 0.4], views=1), rows([0.2, 0.3], views=4), rows([0.3, 0.2], views=0)])
     found = effects.rank_correlation(effects.with_count(table), "count", "knn")
     assert found.to_dict() == pytest.approx({0: 1, 1: -1})
+    lacking = pd.concat([table, rows([0.1, 0.1, 0.4], views=1)[2:], rows([0.1, 0.1, 0.5], views=4)[2:]])
+    assert set(effects.rank_correlation(lacking, "views", "knn").index) == {0, 1}  # two of three settings tell nothing
     alike = pd.concat([rows([0.2], views=1), rows([0.2], views=4)])
     assert effects.rank_correlation(alike, "views", "knn").to_dict() == {0: 0}
 
@@ -397,7 +399,8 @@ SHARED = {
     "steps": 8, "batch": 16, "learning_rate": 1e-3, "precision": "fp32", "looks": 4,
 }  # fmt: skip
 BENIGN = SHARED | {"strengths": [0.0, 0.2, 1.0], "mixup": 0.8}
-DEPTH = SHARED | {"noises": [0.0, 0.5, 1.0], "projectors": [8, 16], "explored_steps": 8, "explored_width": 2}
+DEPTH = SHARED | {"noises": [0.0, 0.5, 1.0], "projectors": [8, 16], "explored_images": 40, "explored_steps": 8,
+                  "explored_width": 2}  # fmt: skip
 VIEWS = SHARED | {
     "counts": [1, 4, 8], "own_counts": [1, 8], "same_class": 4, "same_class_images": 64, "tight_width": 1,
     "tight_hidden": 4, "tight_images": 32, "tight_counts": [1, 3], "tight_passes": 5,
@@ -434,6 +437,7 @@ def test_judged_arms_have_all_seeds_and_the_others_fewer():
     assert {config.seed for config in views.tight()} == {config.seed for config in depth.by_projector()} == {7, 8}
     assert [config.steps for config in views.tight()] == [5 * 2, 5 * 2, 5 * 2 * 3, 5 * 2 * 3]  # equal passes a view
     assert {config.noise for config in depth.by_noise()} == {0.5}
+    assert {config.seed for config in BenignParameters(**BENIGN).by_strength()} == {7, 8}
     assert {config.dataset for config in depth.explored()} == {"digits"}
 
 
@@ -465,7 +469,7 @@ def test_impossible_studies_are_refused(cls, given, words):
 
 
 def network(name="before", near=((1, 2), (0, 2))):
-    return {"name": name, "strength": None, "true": [50.0, 75.0], "random": [10.0, 90.0],
+    return {"name": name, "strength": None, "memorised": 12.5, "true": [50.0, 75.0], "random": [10.0, 90.0],
             "near": [[list(each) for each in near], [[2, 1], [2, 0]]]}  # fmt: skip
 
 
@@ -482,8 +486,9 @@ class TestPage:
         explorer = DepthExplorer(states())
         assert "before: 50/10 75/90" in repr(explorer)
         assert (
-            "stem, before: of the 2 images nearest to this 3, 1 show the same digit and 1 carry the same random label, "
-            "1. Over all images, neighbours vote rightly on 50.0 % of the true labels and on 10.0 % of the random ones."
+            "stem, before: of the 2 images nearest to this 3, 1 show the same digit and 1 carry the same random "
+            "label, 1. Over all images, neighbours vote rightly on 50.0 % of the true labels and on 10.0 % of the "
+            "random ones. The network itself says 12.5 % of the random labels."
         ) in explorer.page()
 
     def test_tiles_mark_the_same_digit_and_the_same_label(self):

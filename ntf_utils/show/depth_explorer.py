@@ -7,6 +7,7 @@ The states that it shows come from recorded runs on digits:
      "pictures": ["data:image/png;base64,...", ...],   of each
      "asked": [12, 40, ...],                           the images that can be asked about
      "networks": [{"name": "before training", "strength": None,
+                   "memorised": 9.8,                   percent of the random labels that it says
                    "true": [...], "random": [...],     votes of the nearest that are right, percent, a layer each
                    "near": [[[5, 9, ...], ...], ...]}]}    [layers][asked] rows of the nearest others
 """

@@ -38,7 +38,8 @@ def summary(states: dict, network: dict, asked: int, layer: int) -> str:
         f"{states['layers'][layer]}, {network['name']}: of the {len(near)} images nearest to this "
         f"{states['true'][image]}, {same} show the same digit and {shared} carry the same random label, "
         f"{states['labels'][image]}. Over all images, neighbours vote rightly on {network['true'][layer]:.1f} % of the "
-        f"true labels and on {network['random'][layer]:.1f} % of the random ones."
+        f"true labels and on {network['random'][layer]:.1f} % of the random ones. The network itself says "
+        f"{network['memorised']:.1f} % of the random labels."
     )
 
 

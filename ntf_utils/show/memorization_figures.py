@@ -53,8 +53,7 @@ def split_over_training(arms: Mapping[str, pd.DataFrame], names: Mapping[str, st
     """
     figure, panels = plt.subplots(1, len(arms), figsize=(4 * len(arms), 3.2), sharey=True, squeeze=False)
     for axes, (arm, curve) in zip(panels[0], arms.items(), strict=True):
-        means = curve[curve["step"] > 0].astype({"bias": float, "spread": float}).groupby("step")[["bias", "spread"]]
-        means = means.mean()
+        means = curve.astype({"bias": float, "spread": float}).groupby("step")[["bias", "spread"]].mean()
         axes.fill_between(means.index, 0, means["bias"], color=COLOURS["malign"], alpha=0.5, linewidth=0,
                           label="bias: the mean view's error")  # fmt: skip
         axes.fill_between(means.index, means["bias"], means.sum(axis=1), color=COLOURS["benign"], alpha=0.5,
@@ -78,7 +77,7 @@ def against_strength(table: pd.DataFrame, early: pd.DataFrame, chance: float, qu
     _series(left, early["strength"], 100 * early["memorised"].astype(float), ORANGE, f"after {quarter} updates", "--")
     _series(left, table["strength"], 100 * table["memorised"].astype(float), COLOURS["benign"], "at the end")
     left.axhline(effects.ENOUGH, **ENOUGH)
-    left.set(xlabel="strength of the augmentation", ylabel=MEMORISED, title="memorisation")
+    left.set(xlabel="strength of the augmentation", ylabel=MEMORISED, title="memorisation", ylim=(0, 104))
     left.legend(fontsize=9)
     _series(right, table["strength"], 100 * table["knn"].astype(float), COLOURS["benign"], "after training")
     _start(right, table)

@@ -42,10 +42,11 @@ def invariance_change(table: pd.DataFrame) -> pd.Series:
 
 
 def rank_correlation(table: pd.DataFrame, over: str, column: str) -> pd.Series:
-    """Spearman's between two columns, for each seed that has several settings; 0 where all values are alike."""
+    """Spearman's between two columns, for each seed that has all settings; 0 where all values are alike."""
     found = {}
+    settings = table[over].nunique()
     for seed, rows in table.groupby("seed"):
-        if len(rows) > 1:
+        if len(rows) == settings > 1:
             values = rows[[over, column]].astype(float)
             alike = values.nunique().min() == 1
             found[seed] = 0.0 if alike else float(stats.spearmanr(values[over], values[column]).statistic)

@@ -28,13 +28,14 @@ def recorded_states(table: pd.DataFrame) -> dict[str, Any]:
         raise Refusal(f"the depth explorer shows pictures, and a page may hold those of {SHOWABLE} only")
     if len({(config.seed, config.n_train, config.data_seed, config.n_bank) for config in configs}) != 1:
         raise Refusal("the depth explorer needs runs that memorise the same images")
-    layers, near = curves(table, "layers"), curves(table, "shown")
+    layers, near, looks = (curves(table, name) for name in ("layers", "shown", "learning"))
     networks = []
     for config, key in zip(configs, table["key"], strict=True):
         mine = layers[layers["key"] == key], near[near["key"] == key]
+        said = looks[looks["key"] == key]["memorised"].astype(float)
         if not networks:
-            networks.append(_network("before training", None, *mine, "start"))
-        networks.append(_network(_name(config.strength), config.strength, *mine, "end"))
+            networks.append(_network("before training", None, said.iloc[0], *mine, "start"))
+        networks.append(_network(_name(config.strength), config.strength, said.iloc[-1], *mine, "end"))
     return {"layers": list(dict.fromkeys(layers["layer"])), "asked": _asked(near), "networks": networks} | _images(
         Job(configs[0], default_device())
     )
@@ -48,10 +49,12 @@ def _asked(near: pd.DataFrame) -> list[int]:
     return [int(image) for image in dict.fromkeys(near["image"])]
 
 
-def _network(name: str, strength: float | None, layers: pd.DataFrame, near: pd.DataFrame, when: str) -> dict[str, Any]:
+def _network(
+    name: str, strength: float | None, memorised: float, layers: pd.DataFrame, near: pd.DataFrame, when: str
+) -> dict[str, Any]:
     layers, near = layers[layers["when"] == when], near[near["when"] == when]
     return {
-        "name": name, "strength": strength,
+        "name": name, "strength": strength, "memorised": round(100 * memorised, 1),
         "true": (100 * layers["true"].astype(float)).round(1).tolist(),
         "random": (100 * layers["random"].astype(float)).round(1).tolist(),
         # layer by layer, for each image asked the rows of the nearest others
@@ -90,9 +93,9 @@ class LiveMemory:
         """A network of the explorer; `report(updates, of)` may raise to end the training."""
         job = _ReportingJob(self.config.but(strength=strength, views=0 if strength else 1), report)
         network = job.fresh()
-        job.train(network, [job.look(network, 0)])
+        said = job.train(network, [job.look(network, 0)])[-1]["memorised"]
         layers, near = (pd.DataFrame(found) for found in (job.layers(network, "end"), job.shown(network, "end")))
-        return _network(_name(strength), strength, layers, near, "end")
+        return _network(_name(strength), strength, said, layers, near, "end")
 
 
 class _ReportingJob(Job):

@@ -23,7 +23,7 @@ DIGITS_BANK, DIGITS_TEST, DIGITS_OTHERS = 500, 360, 2
 
 class MemoryParameters(Config):
     """What the three notebooks share: data, network and recipe of the main arm. `seeds` are counted from `first_seed`;
-    arms that no claim rests on have the first `few`."""
+    arms that the main claims do not rest on have the first `few`."""
 
     profile: Literal["smoke", "laptop", "gpu", "paper"]
     seeds: Count
@@ -111,7 +111,7 @@ class BenignParameters(MemoryParameters):
     def by_strength(self) -> list[MemorizeConfig]:
         """Other strengths of ever new views; at 0 all views are alike, so that arm is the one without augmentation."""
         others = sorted({*self.strengths} - {self.strength, 0.0})
-        return [config for strength in others for config in self.arms(strength=strength)]
+        return [config for strength in others for config in self.arms(few=True, strength=strength)]
 
     def with_mixup(self) -> list[MemorizeConfig]:
         """Mixed inputs in the place of augmentation."""
@@ -127,6 +127,7 @@ class DepthParameters(MemoryParameters):
 
     noises: list[Share]
     projectors: list[Count]
+    explored_images: Annotated[int, Field(ge=20, le=500)]
     explored_steps: Count
     explored_width: Count
 
@@ -145,16 +146,11 @@ class DepthParameters(MemoryParameters):
         arm = MemorizeConfig(
             dataset="digits", pool=1, n_train=self.explored_images, n_bank=DIGITS_BANK, n_test=0,
             neighbours=min(self.neighbours, 20), encoder="resnet8", width=self.explored_width, hidden=self.hidden,
-            strength=self.strength, steps=self.explored_steps, batch=min(self.batch, 64),
+            strength=self.strength, steps=self.explored_steps, batch=min(self.batch, 64, self.explored_images),
             learning_rate=self.learning_rate, looks=1, by_layer=True, shown=1,
             seed=self.first_seed,
         )  # fmt: skip
         return [arm, arm.but(strength=0.0, views=1)]
-
-    @property
-    def explored_images(self) -> int:
-        """Digits to memorise."""
-        return min(max(self.n_train, 64), 256)
 
     def runs(self) -> list[MemorizeConfig]:
         return [*super().runs(), *self.by_noise(), *self.by_projector(), *self.explored()]
