@@ -11,6 +11,7 @@ import pytest
 import torch
 from toy_training import SUBJECTS, ToyTrainingConfig, train_image_net, train_stack
 
+from ntf_utils.papers.benign_memorization.memorization import MemorizeConfig, memorize_labels
 from ntf_utils.papers.linear_mode_connectivity.connectivity import ConnectivityConfig, measure_connectivity
 from ntf_utils.papers.next_token_pitfalls.adder import AdderConfig, train_adder
 from ntf_utils.papers.next_token_pitfalls.path_finder import PathFinderConfig, train_path_finder
@@ -91,6 +92,15 @@ def test_students_and_pruned_networks_go_on_where_they_were_stopped(encoder, sto
     if encoder == "vgg11":
         pruning = PruneConfig(**small | {"steps": 2}, levels=1, tune_steps=4, tune_batch=16, rewind_steps=1)
         assert stops_of(prune_iteratively, pruning, store, monkeypatch) >= 3
+
+
+def test_memorising_goes_on_where_it_was_stopped(store, monkeypatch):
+    """Ever new views, and looks on the way."""
+    config = MemorizeConfig(
+        dataset="digits", pool=1, n_train=20, n_bank=30, n_test=20, neighbours=3, width=2, hidden=8, steps=16, batch=10,
+        looks=2, by_layer=True,
+    )  # fmt: skip
+    assert stops_of(memorize_labels, config, store, monkeypatch) == 2
 
 
 def stops_of(experiment: Experiment, config: Config, store: Store, monkeypatch) -> int:

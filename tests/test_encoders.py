@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ntf_utils.data.torchvision_door import models
-from ntf_utils.models.encoders import ENCODERS, build_encoder
-from ntf_utils.models.projection import ProjectionHead
+from ntf_utils.models.encoders import ENCODERS, build_encoder, check_side
+from ntf_utils.models.projection import ProjectionHead, Projector
 from ntf_utils.refusal import Refusal
 
 
@@ -20,6 +20,38 @@ def test_sizes_are_the_papers():
     assert count(build_encoder("vgg11", 3, 64)) == 9_220_480
     assert count(build_encoder("resnet18", 3, 64)) == 11_168_832
     assert count(ProjectionHead(512)) == 22_548_736
+
+
+def test_the_projector_is_two_plain_layers():
+    """Anagnostidis et al. (2023), the published code's default with 65,536 units; the sum is ours."""
+    head = Projector(512, 65_536, 10)
+    assert count(head) == 512 * 65_536 + 65_536 * 10 and not any("bias" in name for name, _ in head.named_parameters())
+    small, x = Projector(5, 7, 3), torch.randn(4, 5)
+    torch.testing.assert_close(small(x), (x @ small.first.weight.T).clamp_min(0) @ small.last.weight.T)
+
+
+def test_a_medium_encoder_has_a_stem_of_stride_2():
+    images = torch.randn(2, 3, 16, 16)
+    assert build_encoder("resnet8", 3, 4).stem(images).shape == (2, 4, 16, 16)
+    assert build_encoder("resnet8_medium", 3, 4).stem(images).shape == (2, 4, 8, 8)
+    with pytest.raises(Refusal, match="unknown encoder 'resnet20_medium'"):
+        build_encoder("resnet20_medium", 3, 4)
+
+
+def test_layers_of_a_resnet_end_with_its_groups():
+    net, images = build_encoder("resnet18", 3, 4).eval(), torch.randn(2, 3, 16, 16)
+    found = net.by_layer(images)
+    assert [part.shape[1] for part in found.values()] == [4, 4, 8, 16, 32]
+    torch.testing.assert_close(found["group 4"], net(images))
+    second = net.blocks[:4](net.norm(net.stem(images)).relu()).mean(dim=(2, 3))
+    torch.testing.assert_close(found["group 2"], second)
+
+
+def test_images_too_small_for_an_encoder_are_refused():
+    check_side("resnet18", 8)
+    check_side("vgg11", 1)  # pools while there is more than one place
+    with pytest.raises(Refusal, match=r"resnet18 needs images of at least 8 x 8 pixels \(got 4 x 4\)"):
+        check_side("resnet18", 4)
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -160,7 +160,7 @@ box(
 #
 # ## Are the views special?
 #
-# If views work because they show the same thing, other images that show the same *kind* of thing should work as well, or better. The authors' code has such an arm: each image is replaced by other images of its class, none of which serves twice, and these carry its one random label. They know something that augmentation does not, the class itself. What the paper concludes is unknown to us.
+# If views work because they show the same thing, other images that show the same *kind* of thing should work as well, or better. The authors' code has such an arm: each image is replaced by other images of its class, none of which serves twice, and these carry its one random label. They know something that augmentation does not, the class itself. What the paper concludes is unknown to us: the box below judges what one would expect of that arm, not a sentence of the paper.
 
 # %% tags=["hide-output"]
 display(Code(inspect.getsource(memorization.same_class_views), language="python"))
@@ -209,4 +209,4 @@ box(
 # - Its theorem on capacity: our estimate is no substitute.
 # - Why invariance to views turns out to be what tells classes apart. The abstract says itself that a theory of this is missing.
 #
-# **Try it.** Set `counts` to `[1, 2, 4, 8, 16, 32, 64]`: where does the sign change? Set `tight_passes` to 800: does the tight network's line move?
+# **Try it.** Set `n_train` and `same_class_images` to 64 and `same_class` to 32: do more images of the class help? Set `counts` to `[1, 2, 4, 8, 16, 32, 64]`: where does the sign change? Set `tight_passes` to 800: does the tight network's line move?

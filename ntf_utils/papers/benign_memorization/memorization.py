@@ -10,6 +10,7 @@ arm alike, so arms are compared seed by seed; the bank and the test images of th
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Self
 
 import torch
@@ -201,13 +202,16 @@ def mixed(images: Tensor, source: torch.Generator) -> Tensor:
     return share * images + (1 - share) * images[other]
 
 
-def check_memory(n: int, views: int, shape: tuple[int, int, int], available: int | None = None) -> None:
-    """Raises Refusal where frozen views would take more than half of the memory; before anything is allocated.
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory: what is free of a GPU's, and all of this machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
-    Args:
-        available: bytes; default this machine's.
-    """
-    available = available or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+def check_memory(n: int, views: int, shape: tuple[int, int, int], available: int) -> None:
+    """Raises Refusal where frozen views would take more than half of the bytes available; before anything is
+    allocated."""
     wanted = n * views * shape[0] * shape[1] * shape[2]
     if 2 * wanted > available:
         raise Refusal(
@@ -226,7 +230,7 @@ class Job:
         if self.shape[1] != self.shape[2]:
             raise Refusal(f"views are drawn of square images (got {self.shape[1]} x {self.shape[2]})")
         check_side(config.encoder, self.shape[1])
-        check_memory(config.n_train, config.views, self.shape)
+        check_memory(config.n_train, config.views, self.shape, memory_of(device))
         self.classes = len(train.classes)
         self.bank, rest = split(train, config.n_bank, config.data_seed)
         if config.n_train > len(rest):
@@ -254,10 +258,11 @@ class Job:
         if config.source == "same_class":
             pixels = same_class_views(self.images, self.others, config.views)
         else:
-            pixels = torch.stack([
+            drawn = (
                 self.augmented(self.images.pixels, generator(config.seed, VIEWS - view * APART))
                 for view in range(config.views)
-            ]).mul_(255).round_().to(torch.uint8)  # fmt: skip
+            )
+            pixels = torch.stack([view.mul_(255).round_().to(torch.uint8) for view in drawn])
         if config.own_labels:
             labels = drawn_labels(self.images.labels, self.classes, 1, config.seed, config.views)
         else:
@@ -284,25 +289,25 @@ class Job:
             inputs = mixed(inputs, source)
         return inputs.contiguous(memory_format=LAYOUT), labels
 
-    @property
+    @cached_property
     def train_pixels(self) -> Tensor:
         """The training images as they are, on the device."""
-        if not hasattr(self, "_train_pixels"):
-            self._train_pixels = self.images.pixels.to(self.device)
-        return self._train_pixels
+        return self.images.pixels.to(self.device)
 
-    def read_views(self, most: int | None = None) -> tuple[Tensor, Tensor]:
-        """Views [v, n, ...] in [0, 1] from which memorisation is read, and their labels [v, n].
+    @property
+    def read_count(self) -> int:
+        """How many views of each image memorisation is read from."""
+        return self.config.views or READ_VIEWS
 
-        The frozen ones themselves; of ever new ones, `READ_VIEWS` that training has not seen, the same at every look.
+    def read_view(self, view: int) -> tuple[Tensor, Tensor]:
+        """One of them of every training image, [n, channels, side, side] in [0, 1], and the labels [n].
+
+        A frozen one itself; of ever new ones, one that training has not seen, the same at every look.
         """
         if self.frozen is not None:
-            return as_unit(self.frozen.pixels[:most]), self.frozen.labels[:most]
-        views = [
-            self.augmented(self.train_pixels, generator(self.config.seed, READ - view * APART))
-            for view in range(READ_VIEWS)
-        ]
-        return torch.stack(views), self.labels.expand(READ_VIEWS, -1).to(self.device)
+            return as_unit(self.frozen.pixels[view]), self.frozen.labels[view]
+        pixels = self.augmented(self.train_pixels, generator(self.config.seed, READ - view * APART))
+        return pixels, self.labels[0].to(self.device)
 
     # the network
 
@@ -352,8 +357,8 @@ class Job:
 
     def look(self, network: Network, step: int) -> dict[str, float]:
         """Memorisation, k-NN and invariance of a network, in evaluation mode."""
-        views, labels = self.read_views()
-        said = torch.stack([in_batches(network, view) for view in views])
+        read = [(in_batches(network, pixels), labels) for pixels, labels in map(self.read_view, range(self.read_count))]
+        said, labels = (torch.stack(part) for part in zip(*read, strict=True))
         targets = F.one_hot(labels, self.classes).float()
         if self.config.own_labels:
             error = (said - targets).square().mean().item()
@@ -364,24 +369,17 @@ class Job:
         return {
             "step": step, "memorised": (said.argmax(dim=2) == labels).double().mean().item(),
             "knn": self.knn(in_batches(embed, as_unit(self.bank_pixels)), in_batches(embed, as_unit(self.test_pixels))),
-            "invariance": invariance_index(torch.stack([in_batches(embed, view) for view in self.foreign_views()])),
+            "invariance": invariance_index(torch.stack([in_batches(embed, view) for view in self.foreign_views])),
             "bias": bias, "spread": spread,
         }  # fmt: skip
 
+    @cached_property
     def foreign_views(self) -> list[Tensor]:
-        """Views of test images, of the same augmentation in every arm: that of the authors at full strength."""
-        if not hasattr(self, "_foreign"):
-            pixels = self.test_pixels[:COMPARED]
-            self._foreign = [
-                apply_views(
-                    as_unit(pixels),
-                    draw_views(
-                        len(pixels), self.shape[1], 1.0, generator(self.config.data_seed, PROBED - view * APART)
-                    ).to(self.device),
-                )
-                for view in range(COMPARED_VIEWS)
-            ]
-        return self._foreign
+        """Views of test images, the same in every arm: the authors' augmentation at full strength."""
+        pixels = self.test_pixels[:COMPARED]
+        moments = (PROBED - view * APART for view in range(COMPARED_VIEWS))
+        draws = (draw_views(len(pixels), self.shape[1], 1.0, generator(self.config.data_seed, at)) for at in moments)
+        return [apply_views(as_unit(pixels), each.to(self.device)) for each in draws]
 
     def knn(self, bank: Tensor, test: Tensor, labels: Tensor | None = None) -> float:
         """Test accuracy of the vote: by cosine, so by Euclidean distance on features of length 1, one vote each."""
@@ -395,7 +393,8 @@ class Job:
         invariant)."""
         if not self.config.by_layer:
             return []
-        views, labels = self.read_views(READ_VIEWS)
+        read = map(self.read_view, range(min(READ_VIEWS, self.read_count)))
+        views, labels = (torch.stack(part) for part in zip(*read, strict=True))
         count, n = labels.shape
         images = torch.arange(n, device=self.device).repeat(count)
         features = {
