@@ -264,6 +264,7 @@ def test_bf16_keeps_the_loss_in_fp32():
         ({"noise": 1.2}, "noise must be less than or equal to 1 (got 1.2)"),
         ({"noise": -0.1}, "noise must be greater than or equal to 0 (got -0.1)"),
         ({"strength": 1.5}, "strength must be less than or equal to 1 (got 1.5)"),
+        ({"encoder": "vgg11"}, "encoder must be"),
         ({"dataset": "cifar"}, "unknown data set 'cifar': did you mean"),
         ({"batch": 41}, "batch must not exceed n_train (got 41 of 40)"),
         ({"n_bank": 4}, "5 neighbours need a bank of as many images (n_bank is 4)"),

@@ -29,7 +29,7 @@ from ntf_utils.data.images import (
 )
 from ntf_utils.measures.invariance import bias_and_spread, invariance_index
 from ntf_utils.measures.probing import knn_accuracy, knn_predict, neighbours
-from ntf_utils.models.encoders import EncoderName, build_encoder, check_side
+from ntf_utils.models.encoders import build_encoder, check_side
 from ntf_utils.models.projection import Projector
 from ntf_utils.refusal import Refusal, nearest
 from ntf_utils.runs import Config, Outcome, experiment
@@ -50,6 +50,7 @@ SHUFFLE, PROBED = -1, -2  # moments of the data's
 APART = 2**20  # between the moments of two views, and of what else is drawn at negative moments
 
 Source = Literal["augmented", "same_class"]
+Encoder = Literal["resnet8", "resnet8_medium", "resnet18", "resnet18_medium", "resnet34"]  # those read by layer
 
 
 class MemorizeConfig(Config):
@@ -79,7 +80,7 @@ class MemorizeConfig(Config):
     n_test: int = Field(2000, ge=0)
     data_seed: int = Field(0, ge=0, lt=LARGEST_SEED)
     neighbours: int = Field(20, ge=1)
-    encoder: EncoderName = "resnet8"
+    encoder: Encoder = "resnet8"
     width: int = Field(16, ge=1)
     hidden: int = Field(1024, ge=1)
     strength: float = Field(0.4, ge=0, le=1)

@@ -8,8 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ntf_utils.models.encoders import EncoderName
-from ntf_utils.papers.benign_memorization.memorization import MemorizeConfig
+from ntf_utils.papers.benign_memorization.memorization import Encoder, MemorizeConfig
 from ntf_utils.refusal import Refusal
 from ntf_utils.runs import Config
 
@@ -35,7 +34,7 @@ class MemoryParameters(Config):
     n_bank: Count
     n_test: Size
     neighbours: Count
-    encoder: EncoderName
+    encoder: Encoder
     width: Count
     hidden: Count
     strength: Share
