@@ -139,7 +139,7 @@ def bits_to_store(table: pd.DataFrame) -> pd.Series:
 def gates(
     augmented: pd.DataFrame | None = None, plain: pd.DataFrame | None = None, frozen: pd.DataFrame | None = None,
     noisy: pd.DataFrame | None = None, same_class: pd.DataFrame | None = None, tables: tuple[pd.DataFrame, ...] = (),
-) -> dict[str, bool]:
+) -> dict[str, bool]:  # fmt: skip
     """The chapter's gates, those that the tables given can tell.
 
     Args:

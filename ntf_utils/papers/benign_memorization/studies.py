@@ -218,6 +218,6 @@ class ViewsParameters(MemoryParameters):
 
     def runs(self) -> list[MemorizeConfig]:
         return [
-            *super().runs(), *self.by_count(), *self.by_own_count(), *self.by_same_class(), *self.as_many(),
+            *self.augmented(), *self.by_count(), *self.by_own_count(), *self.by_same_class(), *self.as_many(),
             *self.tight(),
         ]  # fmt: skip
