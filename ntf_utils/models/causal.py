@@ -63,17 +63,36 @@ def load_network(
         Refusal: transformers is missing or does not load; no such folder or name; no safetensors; an architecture
             that transformers does not know; the model would have to run code of its own; an unknown precision.
     """
-    if precision not in PRECISIONS:
-        raise Refusal(f"precision must be one of {', '.join(PRECISIONS)} (got {precision!r})")
-    options: dict[str, Any] = {"dtype": PRECISIONS[precision]}
-    loader = _from_transformers("AutoModelForCausalLM")
+    options: dict[str, Any] = {}
+    if quantize is not None:
+        options = {"quantization_config": _bits(quantize, _dtype(precision)), "device_map": {"": device}}
+    network = load_pretrained_as("AutoModelForCausalLM", model, precision, **options)
+    return network if quantize else network.to(device)
+
+
+def load_pretrained_as(
+    kind: str, model: str | Path, precision: Literal["float32", "bfloat16", "float16"] = "float32", **options: Any
+) -> nn.Module:
+    """Loads a network of one of transformers' kinds in evaluation mode, e.g. `load_pretrained_as("CLIPModel", folder)`.
+
+    Args:
+        model, precision: as `load_causal`. options: for transformers' `from_pretrained`.
+
+    Raises:
+        Refusal: as `load_network`.
+    """
+    dtype = _dtype(precision)
+    loader = _from_transformers(kind)
     folder = local_folder(model)
     if folder:
         _check_folder(folder)
-    if quantize is not None:
-        options |= {"quantization_config": _bits(quantize, PRECISIONS[precision]), "device_map": {"": device}}
-    network = _load(loader, "model", model, use_safetensors=True, **options)
-    return network.eval() if quantize else network.to(device).eval()
+    return _load(loader, "model", model, use_safetensors=True, dtype=dtype, **options).eval()
+
+
+def _dtype(precision: str) -> torch.dtype:
+    if precision not in PRECISIONS:
+        raise Refusal(f"precision must be one of {', '.join(PRECISIONS)} (got {precision!r})")
+    return PRECISIONS[precision]
 
 
 def _bits(quantize: int, dtype: torch.dtype) -> Any:
