@@ -82,7 +82,7 @@ def load_pretrained_as(
         Refusal: as `load_network`.
     """
     dtype = _dtype(precision)
-    loader = _from_transformers(kind)
+    loader = from_transformers(kind)
     folder = local_folder(model)
     if folder:
         _check_folder(folder)
@@ -102,7 +102,7 @@ def _bits(quantize: int, dtype: torch.dtype) -> Any:
     if find_spec("bitsandbytes") is None:
         way_out = "pip install bitsandbytes accelerate"
         raise Refusal(f"{quantize}-bit weights need bitsandbytes, which is not installed: {way_out}")
-    config = _from_transformers("BitsAndBytesConfig")
+    config = from_transformers("BitsAndBytesConfig")
     return config(load_in_4bit=True, bnb_4bit_compute_dtype=dtype) if quantize == 4 else config(load_in_8bit=True)
 
 
@@ -112,7 +112,7 @@ def load_tokenizer(model: str | Path) -> Any:
     Raises:
         Refusal: as `load_pretrained`, or no tokenizer.
     """
-    loader = _from_transformers("AutoTokenizer")
+    loader = from_transformers("AutoTokenizer")
     folder = local_folder(model)
     if folder and not any(path for pattern in TOKENIZERS for path in folder.glob(pattern)):
         # transformers would hand over an empty tokenizer without a word
@@ -191,7 +191,7 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _from_transformers(name: str) -> type:
+def from_transformers(name: str) -> type:
     """One of transformers' loaders."""
     try:
         import transformers

@@ -1,16 +1,14 @@
-"""Pictures and texts in one space: a small image-text dual encoder, and CLIP from a folder behind the same interface.
+"""Pictures and texts in one space: a small image-text dual encoder, and what pre-training asks of a teacher.
 
 `DualEncoder` learns as CLIP does (Radford et al., 2021): both towers end in unit vectors of one size, and `info_nce`
 pulls each picture to its own text and away from the batch's others, at a learnt temperature. Trained on generated
-rooms it stands in for CLIP where no CLIP weights are at hand. `RoomTeacher` and `CLIPTeacher` are the frozen teachers
-that pre-training sees; both have `dimension`, `word_width`, `encode_images`, `encode_texts` and `encode_words`.
+rooms it stands in for CLIP where no CLIP weights are at hand. Frozen, it is a `RoomTeacher`; `ntf_utils.models.clip`
+has CLIP itself behind the same interface, `Teacher`.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ntf_utils.models.causal import fingerprint, load_pretrained_as, load_tokenizer, local_folder
 from ntf_utils.refusal import Refusal
 
 CHUNK = 256  # pictures or texts that a teacher embeds at a time
@@ -162,14 +159,14 @@ class RoomTeacher:
         self.dimension, self.word_width = network.dimension, network.word_width
 
     def encode_images(self, images: np.ndarray | Tensor) -> Tensor:
-        return _in_chunks(lambda part: self.network.images(_pixels(part, self._device)), images)
+        return in_chunks(lambda part: self.network.images(as_pixels(part, self._device)), images)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        return _in_chunks(self.network.texts, self._tokens(texts))
+        return in_chunks(self.network.texts, self._tokens(texts))
 
     def encode_words(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         tokens = self._tokens(texts)
-        return _in_chunks(self.network.words, tokens), tokens != 0
+        return in_chunks(self.network.words, tokens), tokens != 0
 
     @property
     def _device(self) -> torch.device:
@@ -179,99 +176,12 @@ class RoomTeacher:
         return torch.as_tensor(self.tokenise(list(texts)), dtype=torch.long).to(self._device)
 
 
-class CLIPTeacher:
-    """CLIP of transformers, frozen.
-
-    Args:
-        network: transformers' CLIPModel. tokenizer: its own; texts are cut at its longest, 77 words for OpenAI's.
-        mean, spread: of the colours it was trained on. name: what a record says of it.
-    """
-
-    def __init__(self, network: Any, tokenizer: Any, mean: Sequence[float], spread: Sequence[float], name: str):
-        self.network, self.tokenizer, self.name = network.eval().requires_grad_(False), tokenizer, name
-        self.mean, self.spread = torch.tensor(mean)[:, None, None], torch.tensor(spread)[:, None, None]
-        self.side = network.config.vision_config.image_size
-        self.dimension = network.config.projection_dim
-        self.word_width = network.config.text_config.hidden_size
-
-    def encode_images(self, images: np.ndarray | Tensor) -> Tensor:
-        return _in_chunks(self._see, images)
-
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        tokens = self._tokens(texts)
-        parts = [
-            self.network.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
-            for ids, mask in zip(tokens["input_ids"].split(CHUNK), tokens["attention_mask"].split(CHUNK), strict=True)
-        ]
-        return F.normalize(torch.cat(parts), dim=1)
-
-    def encode_words(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        tokens = self._tokens(texts)
-        read = self.network.text_model(**tokens).last_hidden_state
-        return read, tokens["attention_mask"].bool()
-
-    def _tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        longest = self.network.config.text_config.max_position_embeddings
-        read = self.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        return {name: read[name].to(self.network.device) for name in ("input_ids", "attention_mask")}
-
-    def _see(self, images: np.ndarray | Tensor) -> Tensor:
-        """CLIP's own preparation: the shorter side to the network's size, bicubic, the middle cut out, colours
-        standardised."""
-        pixels = _pixels(images, torch.device("cpu"))
-        ratio = self.side / min(pixels.shape[-2:])
-        size = [max(self.side, round(ratio * length)) for length in pixels.shape[-2:]]
-        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(0, 1)
-        top, left = ((length - self.side) // 2 for length in size)
-        pixels = pixels[..., top : top + self.side, left : left + self.side]
-        shown = ((pixels - self.mean) / self.spread).to(self.network.device)
-        return F.normalize(self.network.get_image_features(pixel_values=shown).pooler_output, dim=1)
-
-
-def load_teacher(folder: str | Path, dimension: int | None = None, device: str | torch.device = "cpu") -> CLIPTeacher:
-    """CLIP from a local folder (or a name on the Hugging Face hub) in transformers' format.
-
-    Args:
-        folder: holds config.json, *.safetensors, a tokenizer and preprocessor_config.json, as `save_pretrained` writes
-            them. Weights of OpenAI and of OpenCLIP are published in this format.
-        dimension: that its vectors must have; 512 for ViT-B/32.
+def as_pixels(images: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """uint8 [n, height, width, 3] -> [n, 3, height, width] in [0, 1] on a device.
 
     Raises:
-        Refusal: as `causal.load_network`; a model that is no CLIP; another dimension; weights in OpenCLIP's own format.
+        Refusal: another type or shape.
     """
-    path = local_folder(folder)
-    if path and not (path / "config.json").is_file() and any(path.glob("open_clip*")):
-        raise Refusal(
-            f"{path} holds weights in OpenCLIP's own format: fetch those in transformers' format "
-            "(config.json and model.safetensors), which the same model is published in"
-        )
-    network = load_pretrained_as("CLIPModel", folder).to(device)
-    if dimension is not None and network.config.projection_dim != dimension:
-        raise Refusal(
-            f"the teacher in {folder} has vectors of {network.config.projection_dim}, and the scene encoder's have "
-            f"{dimension}: choose another teacher, or another embedding"
-        )
-    mean, spread = _colours(path)
-    return CLIPTeacher(network, load_tokenizer(folder), mean, spread, fingerprint(folder))
-
-
-OPENAI_MEAN, OPENAI_SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-def _colours(folder: Path | None) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and spread of the colours from preprocessor_config.json; OpenAI's where there is none."""
-    path = folder / "preprocessor_config.json" if folder else None
-    if path is None or not path.is_file():
-        return OPENAI_MEAN, OPENAI_SPREAD
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as problem:
-        raise Refusal(f"{path} is no JSON: {problem}") from None
-    return told.get("image_mean", OPENAI_MEAN), told.get("image_std", OPENAI_SPREAD)
-
-
-def _pixels(images: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """uint8 [n, height, width, 3] -> [n, 3, height, width] in [0, 1]."""
     pixels = torch.as_tensor(images)
     if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[3] != 3:
         what = f"{str(pixels.dtype).removeprefix('torch.')} {tuple(pixels.shape)}"
@@ -280,5 +190,6 @@ def _pixels(images: np.ndarray | Tensor, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def _in_chunks(embed: Callable[[Any], Tensor], items: np.ndarray | Tensor) -> Tensor:
+def in_chunks(embed: Callable[[Any], Tensor], items: np.ndarray | Tensor) -> Tensor:
+    """`embed` of so many items at a time, put together."""
     return torch.cat([embed(items[start : start + CHUNK]) for start in range(0, len(items), CHUNK)])
