@@ -32,11 +32,7 @@ def proposals(scene: Scene, points: int = 32) -> tuple[np.ndarray, np.ndarray]:
     if not len(scene):
         raise Refusal(f"scene {scene.name} has no points")
     at = scene.points
-    off = (
-        (at[:, 2] > at[:, 2].min() + FLOOR)
-        & (at[:, 0] > at[:, 0].min() + WALL)
-        & (at[:, 1] < at[:, 1].max() - WALL)
-    )
+    off = (at[:, 2] > at[:, 2].min() + FLOOR) & (at[:, 0] > at[:, 0].min() + WALL) & (at[:, 1] < at[:, 1].max() - WALL)
     at, colours = at[off], scene.colours[off]
     crops, boxes = [], []
     for rows in _together(at[:, :2]):

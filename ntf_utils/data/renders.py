@@ -1,4 +1,4 @@
-"""Pictures of rooms: every point a small square, the nearer one in front (z-buffered splats), for many views at once."""
+"""Pictures of rooms: every point a small square, the nearer one in front (z-buffered splats)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,9 +49,7 @@ def eye_cameras(room: Room, count: int = 5) -> list[Camera]:
     """At eye level in a ring along the walls, looking at the middle; the first stands in the door."""
     turns = -np.pi / 2 + 2 * np.pi * np.arange(count) / count
     width, depth = room.floor
-    return [
-        Camera((0.47 * width * np.cos(turn), 0.47 * depth * np.sin(turn), EYE), (0.0, 0.0, 0.5)) for turn in turns
-    ]
+    return [Camera((0.47 * width * np.cos(turn), 0.47 * depth * np.sin(turn), EYE), (0.0, 0.0, 0.5)) for turn in turns]
 
 
 def views(room: Room, cameras: Sequence[Camera], size: int = 48, points: int = POINTS) -> np.ndarray:

@@ -7,10 +7,10 @@ smallest. Who stands in the door looks along y: left is where x is smaller, behi
 is the middle of the floor.
 
 There are five to nine things of 8 classes, 8 colours and 2 sizes, built of boxes, cylinders and spheres, turned by a
-quarter and up to 10 degrees more, at least 0.25 m apart. The dossier's four types of room are four distributions over
-the classes. One class of each room, its *focus*, stands there 0 to 4 times, evenly and whatever the type of room and
-the number of things are, so that no count can be guessed. 12 of the 64 pairs of class and colour can be held out: a room
-asked for with `pairs="seen"` has none of them.
+quarter and up to 10 degrees more, at least 0.25 m apart. Four types of room are four distributions over the
+classes. One class of each room, its *focus*, stands there 0 to 4 times, evenly and whatever the type of room and
+the number of things are, so that no count can be guessed. 12 of the 64 pairs of class and colour can be held out: a
+room asked for with `pairs="seen"` has none of them.
 """
 
 from collections.abc import Sequence
@@ -44,6 +44,7 @@ KINDS = {  # weights of the classes, in the order of NOUNS
 MOST = 4  # of the focus class
 GAP = 0.25  # metres between two things, and between a thing and a wall
 WALL = 2.2  # metres, the height of the walls
+PLACES = 60, 600  # that are tried for each thing on a floor before it is given up: on any floor, on the largest
 EVERY_PAIR = tuple((noun, colour) for noun in NOUNS for colour in COLOURS)
 # Two colours for every other class and one for the rest; no colour is held out more than twice.
 HELD_OUT = tuple(
@@ -133,9 +134,10 @@ def make_room(
     *,
     name: str | None = None,
     kind: str | None = None,
+    focus: tuple[str, int] | None = None,
     things: tuple[int, int] = (5, 9),
     floor: tuple[float, float] = (4.0, 6.0),
-    tries: int = 40,
+    tries: int = 60,
 ) -> Room:
     """A room from a seed.
 
@@ -144,6 +146,7 @@ def make_room(
         pairs: of class and colour: "seen" has none of HELD_OUT, "all" draws evenly from all 64, "held-out" gives
             every other thing one of HELD_OUT.
         kind: the type of room; drawn evenly where not given.
+        focus: its class and how often that stands there; likewise.
         things: fewest and most of them, both drawn.
         floor: shortest and longest side in metres.
         tries: floors that are drawn before it gives up; the things stay as they are, else full rooms would be rare.
@@ -156,6 +159,8 @@ def make_room(
         raise Refusal(f"no such type of room: {kind!r} (known are {', '.join(KINDS)})")
     if pairs not in ("all", "seen", "held-out"):
         raise Refusal(f"pairs must be all, seen or held-out (got {pairs!r})")
+    if focus is not None and (focus[0] not in NOUNS or not 0 <= focus[1] <= MOST):
+        raise Refusal(f"a focus is one of {', '.join(NOUNS)}, 0 to {MOST} times (got {focus})")
     if not MOST < things[0] <= things[1]:
         raise Refusal(f"a room needs more than {MOST} things, and not fewer than its fewest (got {things})")
     if not 0 < floor[0] <= floor[1]:
@@ -163,18 +168,19 @@ def make_room(
     rng = np.random.default_rng(seed)
     kind = kind or _pick(rng, tuple(KINDS))
     count = int(rng.integers(things[0], things[1] + 1))
-    focus, often = _pick(rng, NOUNS), int(rng.integers(MOST + 1))
-    nouns = [focus] * often + _others(rng, kind, focus, count - often)
+    central, often = focus or (_pick(rng, NOUNS), int(rng.integers(MOST + 1)))
+    nouns = [central] * often + _others(rng, kind, central, count - often)
     loose = [Thing(noun, _colour(rng, noun, pairs), _pick(rng, tuple(SIZES))) for noun in nouns]
     for attempt in range(tries):
-        # the later floors are the longest there are: what does not fit then, fits nowhere
-        sides = floor[1:] * 2 if attempt > tries // 2 else tuple(float(side) for side in rng.uniform(*floor, size=2))
-        placed = _placed(rng, loose, sides)
+        # the later floors are the largest there are, and each thing has ten times the tries
+        last = attempt >= tries // 2
+        sides = floor[1:] * 2 if last else tuple(float(side) for side in rng.uniform(*floor, size=2))
+        placed = _placed(rng, loose, sides, PLACES[last])
         if placed is not None:
             order = rng.permutation(len(placed))
             shade = float(rng.uniform(0.6, 0.85))
             name = name or f"room-{'-'.join(map(str, seed))}"
-            return Room(name, seed, kind, sides, shade, focus, tuple(placed[row] for row in order))
+            return Room(name, seed, kind, sides, shade, central, tuple(placed[row] for row in order))
     raise Refusal(
         f"room {'-'.join(map(str, seed))} is too small: {count} things ({', '.join(nouns)}) found no place on a floor "
         f"of up to {floor[1]:g} x {floor[1]:g} m in {tries} tries; fewer things or a larger floor will do"
@@ -196,44 +202,48 @@ def _colour(rng: np.random.Generator, noun: str, pairs: Pairs) -> str:
     return _pick(rng, [colour for colour in COLOURS if colour not in held_out])
 
 
-def _placed(rng: np.random.Generator, loose: Sequence[Thing], floor: tuple[float, float]) -> list[Thing] | None:
+def _placed(
+    rng: np.random.Generator, loose: Sequence[Thing], floor: tuple[float, float], tries: int
+) -> list[Thing] | None:
     """The things on the floor, the largest first; None where one finds no place."""
-    width, depth = floor
+    inside = np.array(floor) / 2 - GAP
     placed: list[Thing] = []
     footprints = np.empty((0, 4, 2))
     for thing in sorted(loose, key=lambda each: -each.measures[0] * each.measures[1]):
-        places = rng.uniform(-0.5, 0.5, size=(60, 2)) * floor
-        turns = rng.integers(4, size=60) * np.pi / 2 + np.radians(rng.uniform(-10, 10, size=60))
-        for (x, y), yaw in zip(places, turns, strict=True):
-            here = Thing(thing.noun, thing.colour, thing.size, float(x), float(y), float(yaw))
-            corners = here.footprint
-            if (np.abs(corners) > (width / 2 - GAP, depth / 2 - GAP)).any():
-                continue
-            if (apart(corners, footprints) >= GAP).all():
-                placed.append(here)
-                footprints = np.concatenate([footprints, corners[None]])
-                break
-        else:
+        places = rng.uniform(-0.5, 0.5, size=(tries, 2)) * floor
+        turns = rng.integers(4, size=tries) * np.pi / 2 + np.radians(rng.uniform(-10, 10, size=tries))
+        corners = thing.footprint @ _turn(turns)[:, :2, :2].swapaxes(1, 2) + places[:, None]  # [tries, 4, 2]
+        free = (np.abs(corners) <= inside).all(axis=(1, 2))
+        free[free] = (apart(corners[free], footprints) >= GAP).all(axis=1)
+        if not free.any():
             return None
+        first = int(free.argmax())
+        (x, y), yaw = places[first], turns[first]
+        placed.append(Thing(thing.noun, thing.colour, thing.size, float(x), float(y), float(yaw)))
+        footprints = np.concatenate([footprints, corners[first : first + 1]])
     return placed
 
 
-def apart(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Widest gap along the sides' directions between a rectangle and others; at most their distance, and above 0
-    exactly where they do not touch (the theorem of separating axes).
+def apart(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Widest gap along the sides' directions between rectangles: at most their distance, and above 0 exactly where
+    they do not touch (the theorem of separating axes).
 
     Args:
-        one: [4, 2] corners in order.
+        some: [m, 4, 2] corners in order.
         others: [n, 4, 2].
 
     Returns:
-        [n] metres; negative where they overlap.
+        [m, n] metres; negative where they overlap.
     """
-    axes = np.concatenate([np.broadcast_to(_sides(one), (len(others), 2, 2)), _sides(others)], axis=1)  # [n, 4, 2]
-    mine = np.einsum("nad,cd->nac", axes, one)
-    theirs = np.einsum("nad,ncd->nac", axes, others)
+    m, n = len(some), len(others)
+    shape = m, n, 2, 2
+    axes = np.concatenate(
+        [np.broadcast_to(_sides(some)[:, None], shape), np.broadcast_to(_sides(others)[None], shape)], axis=2
+    )  # [m, n, 4, 2]
+    mine = axes @ some[:, None].swapaxes(-1, -2)  # [m, n, 4 axes, 4 corners]
+    theirs = axes @ others[None].swapaxes(-1, -2)
     gaps = np.maximum(theirs.min(-1) - mine.max(-1), mine.min(-1) - theirs.max(-1))
-    return gaps.max(axis=1)
+    return gaps.max(axis=2)
 
 
 def _sides(corners: np.ndarray) -> np.ndarray:
@@ -246,10 +256,15 @@ def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _turn(yaw: float) -> np.ndarray:
-    """[3, 3] rotation about the upright axis."""
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]])
+def _turn(yaw: float | np.ndarray) -> np.ndarray:
+    """[..., 3, 3] rotations about the upright axis."""
+    yaw = np.asarray(yaw)
+    turn = np.zeros((*yaw.shape, 3, 3))
+    turn[..., 0, 0] = turn[..., 1, 1] = np.cos(yaw)
+    turn[..., 1, 0] = np.sin(yaw)
+    turn[..., 0, 1] = -turn[..., 1, 0]
+    turn[..., 2, 2] = 1
+    return turn
 
 
 # Splits
@@ -264,6 +279,8 @@ SPLITS: dict[str, Pairs] = {
 def split(name: str, count: int, seed: int = 0) -> list[Room]:
     """Rooms of one split; no two splits and no two seeds share a room, for each room's seed names all three.
 
+    Types of room, classes in focus and their counts come evenly, and independently of one another.
+
     teacher and pretrain have all pairs of class and colour, train and val_iid none of HELD_OUT, val_comp many of them.
     pretrain_seen is the control: pre-training that has not met HELD_OUT either.
 
@@ -273,9 +290,14 @@ def split(name: str, count: int, seed: int = 0) -> list[Room]:
     if name not in SPLITS:
         raise Refusal(f"no such split of rooms: {name!r} (known are {', '.join(SPLITS)})")
     number = list(SPLITS).index(name)
-    return [
-        make_room((seed, number, row), SPLITS[name], name=f"{name}-{seed}-{row:04d}") for row in range(count)
-    ]
+    rooms = []
+    for row in range(count):
+        turn, noun = divmod(row, len(NOUNS))
+        # every type of room, class and count of it once in 160 rooms
+        kind, focus = tuple(KINDS)[(turn + noun) % len(KINDS)], (NOUNS[noun], turn % (MOST + 1))
+        label = f"{name}-{seed}-{row:04d}"
+        rooms.append(make_room((seed, number, row), SPLITS[name], name=label, kind=kind, focus=focus))
+    return rooms
 
 
 # Form: every class as flat, round and spherical patches
@@ -372,7 +394,7 @@ def _sofa() -> list[_Patch]:
 
 
 def _bed() -> list[_Patch]:
-    return _box((-0.55, 0.55), (-0.9, 0.85), (0, 0.45)) + _box((-0.55, 0.55), (0.85, 0.9), (0, 0.9), 0.85)
+    return _box((-0.5, 0.5), (-0.85, 0.8), (0, 0.45)) + _box((-0.5, 0.5), (0.8, 0.85), (0, 0.9), 0.85)
 
 
 def _lamp() -> list[_Patch]:
@@ -395,7 +417,7 @@ def _bin() -> list[_Patch]:
 
 _FORMS = {
     "chair": ((0.5, 0.5, 0.95), _chair), "table": ((1.2, 0.8, 0.75), _table), "sofa": ((1.5, 0.8, 0.85), _sofa),
-    "bed": ((1.1, 1.8, 0.9), _bed), "lamp": ((0.44, 0.44, 1.62), _lamp), "cabinet": ((0.9, 0.5, 1.5), _cabinet),
+    "bed": ((1.0, 1.7, 0.9), _bed), "lamp": ((0.44, 0.44, 1.62), _lamp), "cabinet": ((0.9, 0.5, 1.5), _cabinet),
     "plant": ((0.56, 0.56, 1.1), _plant), "bin": ((0.44, 0.44, 0.55), _bin),
 }  # fmt: skip
 
@@ -460,9 +482,7 @@ def sample(room: Room, points: int, rng: np.random.Generator, shell: float = 0.2
     wanted[:-1] *= (1 - shell) * points / wanted[:-1].sum()
     wanted[-1] = shell * points
     owner = np.repeat(np.arange(len(forms)), [len(form.area) for form in forms])  # of each patch
-    share = np.concatenate(
-        [many * form.area / form.area.sum() for many, form in zip(wanted, forms, strict=True)]
-    )
+    share = np.concatenate([many * form.area / form.area.sum() for many, form in zip(wanted, forms, strict=True)])
     # a point each time that the summed shares pass a whole number: every patch gets its share to within one
     ends = np.floor(np.cumsum(share) / share.sum() * points + rng.random()).astype(int)
     ends[-1] = points
@@ -470,9 +490,9 @@ def sample(room: Room, points: int, rng: np.random.Generator, shell: float = 0.2
     patch = np.repeat(np.arange(len(share)), counts)
 
     shape = np.concatenate([form.shape for form in forms])[patch]
-    origin = np.concatenate(
-        [form.origin @ turn.T + foot for form, turn, foot in zip(forms, turns, feet, strict=True)]
-    )[patch]
+    origin = np.concatenate([form.origin @ turn.T + foot for form, turn, foot in zip(forms, turns, feet, strict=True)])[
+        patch
+    ]
     axes = np.concatenate([turn @ form.axes for form, turn in zip(forms, turns, strict=True)])[patch]
     shade = np.concatenate([form.shade for form in forms])[patch]
     on, normal = _unit_shapes(shape, _even(patch, rng))
@@ -522,9 +542,7 @@ def _unit_shapes(shape: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndar
         ],
     )  # fmt: skip
     upright, outward = np.stack([zero, zero, one], axis=1), np.stack([cos, sin, zero], axis=1)
-    normals = np.select(
-        [(shape == kind)[:, None] for kind in range(4)], [upright, outward, upright, places]
-    )
+    normals = np.select([(shape == kind)[:, None] for kind in range(4)], [upright, outward, upright, places])
     return places, normals
 
 
