@@ -22,6 +22,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -147,7 +148,7 @@ def ask(
     `per_template` allows, all answers are drawn as seldom.
 
     Args:
-        per_template: at most so many of each kind.
+        per_template: about so many of each kind at most; an answer that can be had comes at least once.
         about: "all", or "held-out" for questions about the pairs of HELD_OUT alone; those are balanced as far as
             that leaves a choice (a chair's colour is then one of two).
 
@@ -248,14 +249,12 @@ def _existence(room: Room, add: Callable[..., None]) -> None:
 
 def _comparisons(room: Room, alone: dict[str, int], here: np.ndarray, add: Callable[..., None]) -> None:
     distance = np.hypot(*(here - room.door).T)
-    for one in alone:
-        for other in alone:
-            near, far = alone[one], alone[other]
-            if one != other and distance[near] + FARTHER < distance[far]:
-                # who is named first says nothing: it goes by the rows of the things, which have no order
-                first, second = (one, other) if near < far else (other, one)
-                text = f"which is nearer to the door the {first} or the {second} ?"
-                add("comparison", text, (one,), [near], tuple(sorted((one, other))))
+    for one, other in combinations([noun for noun in NOUNS if noun in alone], 2):
+        near, far = sorted((alone[one], alone[other]), key=lambda row: distance[row])
+        if distance[near] + FARTHER < distance[far]:
+            # always in one order, so that each question is asked with both answers
+            text = f"which is nearer to the door the {one} or the {other} ?"
+            add("comparison", text, (room.things[near].noun,), [near], (one, other))
 
 
 def _places(room: Room) -> np.ndarray:
