@@ -75,6 +75,12 @@ def test_page(name: str, width: int, scheme: str, browser: Browser, html: Path):
     for slider in page.locator("input[type=range]").all():
         moves_by_keyboard(slider)
         moves_by_mouse(page, slider)
+    if (width, scheme) == (1400, "light"):  # what follows does not depend on either
+        for button in page.locator(".explorer .play").all():
+            plays_and_pauses(page, button)
+        for label in page.locator(".explorer fieldset label:not(.gone)").all():
+            label.click()
+            assert label.locator("input").is_checked()
     context.close()
     assert not problems
 
@@ -97,3 +103,14 @@ def moves_by_mouse(page: Page, slider: Locator) -> None:
         seen.append(slider.evaluate(STATE))
     assert seen[0][0] != seen[1][0], "the mouse moves nothing"
     assert seen[0][1] != seen[1][1], "the mouse changes no text"
+
+
+def plays_and_pauses(page: Page, button: Locator) -> None:
+    slider = button.evaluate_handle("button => button.closest('.explorer').querySelector('input[type=range]')")
+    slider.as_element().press("Home")
+    start = slider.evaluate("slider => slider.value")
+    button.click()
+    assert button.inner_text() == "Pause"
+    page.wait_for_function("([slider, start]) => slider.value !== start", arg=[slider, start])
+    button.click()
+    assert button.inner_text() == "Play"

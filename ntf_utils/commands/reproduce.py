@@ -1,7 +1,7 @@
 """`reproduce`: run a chapter's notebooks through papermill, with a profile's parameters.
 
-It does what `papermill -f profiles/<profile>.yaml` does, after checking the parameter names of the
-whole chapter; so both make the same records.
+It does what `papermill -f profiles/<profile>.yaml` does, after checking the names and values of the whole
+chapter's parameters; so both make the same records.
 """
 
 import json
@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import nbformat
 import papermill
 import typer
 import yaml
@@ -69,6 +70,7 @@ def reproduce(
     plans = {chapter: _parameters(chapter, profile) | overrides for chapter in chapters}
     for chapter, values in plans.items():
         check_names(chapter, values)
+        check_values(chapter, values)
     _set_environment(profile, fresh, workers)
     os.environ["NTF_ENGINE"] = engine
     os.environ["NTF_SLURM"] = json.dumps(_asked_of_slurm(partition, gpus, job_time, memory))
@@ -135,6 +137,30 @@ def check_names(chapter: Path, values: dict[str, Any]) -> None:
     for name in values:
         if name not in known | RESERVED:
             raise Refusal(f"{chapter.name} has no parameter {name!r}: {nearest(name, known)}")
+
+
+def check_values(chapter: Path, values: dict[str, Any]) -> None:
+    """Refuse an impossible value before any notebook runs, by each notebook's own checking cell."""
+    if not values:
+        return  # what the notebooks say themselves is tested with them
+    asked = os.environ.get("NTF_SLURM_PROFILE")
+    for notebook in _notebooks(chapter):
+        cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+        kernel: dict[str, Any] = {}
+        for cell in cells:
+            if "parameters" in cell.metadata.get("tags", []):
+                exec(cell.source, kernel)
+                kernel |= values
+            elif "check_parameters(" in cell.source:
+                try:
+                    exec(cell.source, kernel)
+                    Slurm.current()
+                except Refusal as refusal:
+                    raise Refusal(f"{chapter.name}/{notebook.stem}: {refusal}") from None
+                break
+    os.environ.pop("NTF_SLURM_PROFILE", None)  # of a profile's `slurm:` lines, which each kernel sets for itself
+    if asked is not None:
+        os.environ["NTF_SLURM_PROFILE"] = asked
 
 
 def _notebooks(chapter: Path) -> list[Path]:

@@ -39,18 +39,19 @@ def page_html(name: str, title: str, body: str, data: dict) -> str:
     """A whole page face: style, body, data and script, under one root element.
 
     Args:
-        name: of the explorer, e.g. `path_explorer`: its `.css` and `.js` lie beside this module, and its
-            root element
-            has the class `path-explorer`. The data lie in the root's `script[type="application/json"]`.
+        name: of the explorer, e.g. `path_explorer`: its `.css` and `.js` lie beside this module, and its root element
+            has the class `path-explorer`. The data lie in the root's `script[type="application/json"]`. The script
+            starts with `explorers("path-explorer", (root, data, controls) => ...)`, which `explorer.js` gives it.
         title: for readers who hear the page.
         body: HTML of the first state.
         data: what the script needs to draw the other states.
     """
     text = json_for_html(data)
+    script = f'(() => {{\n"use strict";\n{_source("explorer.js")}\n{_source(f"{name}.js")}}})();'
     return (
         f"<style>{_source('explorer.css')}{_source(f'{name}.css')}</style>"
         f'<div class="explorer {name.replace("_", "-")}" role="group" aria-label="{escape(title)}">'
-        f'{body}<script type="application/json">{text}</script></div><script>{_source(f"{name}.js")}</script>'
+        f'{body}<script type="application/json">{text}</script></div><script>{script}</script>'
     )
 
 
