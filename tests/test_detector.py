@@ -7,7 +7,16 @@ import torch
 from torch.nn import functional as F
 
 from ntf_utils.models.detector import PAPER, Detector, DetectorShape, Level, PointSceneEncoder, Truth, detector_loss
-from ntf_utils.models.points import SetAbstraction, SharedMLP, ball, farthest_points, interpolate, nearest, take
+from ntf_utils.models.points import (
+    SetAbstraction,
+    SharedMLP,
+    ball,
+    farthest_points,
+    interpolate,
+    interpolation,
+    nearest,
+    take,
+)
 from ntf_utils.models.scene_encoder import Fusion, SceneShape, alignment_loss
 from ntf_utils.refusal import Refusal
 
@@ -64,7 +73,7 @@ def test_neighbours_and_interpolation_are_those_of_a_plain_loop(monkeypatch):
             assert whole[1][b, i].tolist() == three
             weights = [1 / (gaps[j] ** 2 + 1e-8) for j in three]
             expected[b, i] = sum(w * known[b, j] for w, j in zip(weights, three, strict=True)) / sum(weights)
-    torch.testing.assert_close(interpolate(points, few, known), expected)
+    torch.testing.assert_close(interpolate(known, *interpolation(points, few)), expected)
     monkeypatch.setattr("ntf_utils.models.points.AT_ONCE", 50)  # in parts, as for a cloud that is too large
     assert all(torch.equal(a, b) for a, b in zip(whole, nearest(few, points, 3), strict=True))
 
@@ -200,6 +209,16 @@ def test_seeds_are_points_of_the_cloud_and_votes_move_them():
     net.vote[1].weight.data.zero_()
     net.vote[1].bias.data.zero_()
     torch.testing.assert_close(net(points, features).votes, take(points, found.seeds))
+
+
+def test_a_survey_made_before_gives_the_same():
+    points, features, _ = world(4)
+    net = Detector(SMALL, SIZES).eval()
+    rows = torch.tensor([2, 0])
+    for a, b in zip(net(points, features)[:], net(points, features, net.survey(points))[:], strict=True):
+        assert torch.equal(a, b)
+    some = net(points[rows], features[rows], net.survey(points).at(rows))
+    torch.testing.assert_close(some.centres, net(points, features).centres[rows])
 
 
 def test_it_learns_to_find_two_blocks():

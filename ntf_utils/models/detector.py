@@ -11,13 +11,13 @@ always say 0 there, are left out.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ntf_utils.models.points import FeaturePropagation, SetAbstraction, SharedMLP, take
+from ntf_utils.models.points import FeaturePropagation, SetAbstraction, SharedMLP, interpolation, take
 from ntf_utils.models.scene_encoder import Encoded, SceneLayer, SceneShape
 from ntf_utils.refusal import Refusal
 
@@ -124,6 +124,22 @@ class Truth(NamedTuple):
     there: Tensor
 
 
+class Survey(NamedTuple):
+    """Who stands near whom in b clouds: it hangs on positions alone, so clouds that never move are surveyed once.
+
+    Attributes:
+        down: of each set abstraction, which points it keeps and which lie around them.
+        up: of each feature propagation, the three nearest and their weights.
+    """
+
+    down: tuple[tuple[Tensor, Tensor], ...]
+    up: tuple[tuple[Tensor, Tensor], ...]
+
+    def at(self, rows: Tensor) -> Self:
+        """Of some of the clouds."""
+        return type(self)(*(tuple((a[rows], b[rows]) for a, b in part) for part in self))
+
+
 class Detector(nn.Module):
     """Clouds -> proposals.
 
@@ -153,8 +169,8 @@ class Detector(nn.Module):
         outputs = 2 + 3 + 4 * shape.sizes + shape.classes
         self.head = nn.Sequential(SharedMLP(layers), nn.Linear(shape.width, outputs))
 
-    def forward(self, points: Tensor, features: Tensor) -> Detected:
-        """Clouds [b, n, 3] in metres with features [b, n, features] -> proposals.
+    def survey(self, points: Tensor) -> Survey:
+        """Who stands near whom in clouds [b, n, 3].
 
         Raises:
             Refusal: a cloud of fewer points than the first level keeps.
@@ -162,15 +178,33 @@ class Detector(nn.Module):
         if points.shape[1] < self.shape.levels[0].count:
             raise Refusal(f"the detector reads clouds of at least {self.shape.levels[0].count} points "
                           f"(got {points.shape[1]})")  # fmt: skip
-        places, known, index = [points], [features], None
-        indices = []
+        places, down = [points], []
         for level in self.down:
-            place, found, taken = level(places[-1], known[-1])
-            index = taken if index is None else index.gather(1, taken)  # among the cloud's own points
-            places.append(place), known.append(found), indices.append(index)
+            down.append(level.survey(places[-1]))
+            places.append(take(places[-1], down[-1][0]))
+        steps = range(len(self.up))
+        return Survey(tuple(down), tuple(interpolation(places[-2 - step], places[-1 - step]) for step in steps))
+
+    def forward(self, points: Tensor, features: Tensor, survey: Survey | None = None) -> Detected:
+        """Clouds -> proposals.
+
+        Args:
+            points: [b, n, 3] metres. features: [b, n, features].
+            survey: of these clouds, where it is known already.
+
+        Raises:
+            Refusal: as `survey`.
+        """
+        survey = survey or self.survey(points)
+        places, known, indices = [points], [features], []
+        for level, around in zip(self.down, survey.down, strict=True):
+            place, found, taken = level(places[-1], known[-1], around)
+            indices.append(indices[-1].gather(1, taken) if indices else taken)  # among the cloud's own points
+            places.append(place)
+            known.append(found)
         h = known[-1]
-        for step, level in enumerate(self.up):
-            h = level(places[-2 - step], known[-2 - step], places[-1 - step], h)
+        for step, (level, weights) in enumerate(zip(self.up, survey.up, strict=True)):
+            h = level(known[-2 - step], h, weights)
         seeds, where = indices[-1 - len(self.up)], places[-1 - len(self.up)]
 
         moved = self.vote(h)  # [b, s, 3 + c]
@@ -250,9 +284,9 @@ class PointSceneEncoder(nn.Module):
         self.detector = Detector(shape, mean_sizes)
         self.scene = SceneLayer(shape.width, scene)
 
-    def forward(self, points: Tensor, features: Tensor) -> tuple[Encoded, Detected]:
+    def forward(self, points: Tensor, features: Tensor, survey: Survey | None = None) -> tuple[Encoded, Detected]:
         """As `Detector.forward`."""
-        detected = self.detector(points, features)
+        detected = self.detector(points, features, survey)
         present = torch.ones(detected.objectness.shape[:2], dtype=torch.bool, device=points.device)
         scene, tokens = self.scene(detected.features, present)
         none, some = detected.objectness.unbind(dim=2)

@@ -132,15 +132,25 @@ class SetAbstraction(nn.Module):
         self.count, self.radius, self.neighbours = count, radius, neighbours
         self.mlp = SharedMLP([3 + inputs, *channels])
 
-    def forward(self, points: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """[b, n, 3], [b, n, inputs] -> positions [b, count, 3], features [b, count, channels[-1]], indices [b, count].
+    def survey(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Which points are kept, [b, count], and which lie around each, [b, count, neighbours].
 
         Raises:
             Refusal: a cloud of fewer than `count` points.
         """
         index = farthest_points(points, self.count)
+        return index, ball(points, take(points, index), self.radius, self.neighbours)
+
+    def forward(
+        self, points: Tensor, features: Tensor | None, survey: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """[b, n, 3], [b, n, inputs] -> positions [b, count, 3], features [b, count, channels[-1]], indices [b, count].
+
+        Args:
+            survey: of these points, where it is known already.
+        """
+        index, around = survey or self.survey(points)
         centres = take(points, index)
-        around = ball(points, centres, self.radius, self.neighbours)  # [b, count, neighbours]
         grouped = (take(points, around) - centres[:, :, None]) / self.radius
         if features is not None:
             grouped = torch.cat([grouped, take(features, around)], dim=3)
@@ -158,14 +168,21 @@ class FeaturePropagation(nn.Module):
         super().__init__()
         self.mlp = SharedMLP([coarse + fine, *channels])
 
-    def forward(self, points: Tensor, features: Tensor, few: Tensor, known: Tensor) -> Tensor:
-        """Positions [b, n, 3] and [b, m, 3], features [b, n, fine] and [b, m, coarse] -> [b, n, channels[-1]]."""
-        return self.mlp(torch.cat([interpolate(points, few, known), features], dim=2))
+    def forward(self, features: Tensor, known: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
+        """Features [b, n, fine] and [b, m, coarse], `interpolation` of their positions -> [b, n, channels[-1]]."""
+        return self.mlp(torch.cat([interpolate(known, *weights), features], dim=2))
 
 
-def interpolate(points: Tensor, few: Tensor, known: Tensor) -> Tensor:
-    """Features [b, m, c] at positions [b, m, 3] -> [b, n, c] at positions [b, n, 3], from the three nearest."""
+def interpolation(points: Tensor, few: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of [b, n, 3] positions, its three nearest among [b, m, 3]: indices and weights, [b, n, 3] each.
+
+    Weights go by inverse squared distance and sum to 1.
+    """
     distance, index = nearest(few, points, min(3, few.shape[1]))
     weight = 1 / (distance.square() + 1e-8)
-    weight = weight / weight.sum(dim=2, keepdim=True)
+    return index, weight / weight.sum(dim=2, keepdim=True)
+
+
+def interpolate(known: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """Features [b, m, c] carried over, [b, n, c]; see `interpolation`."""
     return (take(known, index) * weight[..., None]).sum(dim=2)
