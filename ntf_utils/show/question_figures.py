@@ -1,7 +1,8 @@
 """The figures and tables of the chapter on CLIP-guided pre-training, drawn from rows of runs and their curves.
 
-A row is one seed and arm. Every figure of answers carries what a network reaches that has not seen the room: one that
-reads the question alone, one that is shown another room, and the best fixed answer of each kind of question.
+A row is one seed and arm, scores in percent. Every figure of answers carries what a network reaches that has not seen
+the room: one that reads the question alone (the arm "blind"), one that is shown another room, and the best fixed answer
+of each kind of question.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntf_utils.claims import mean_interval
+from ntf_utils.data.rooms import KINDS
+from ntf_utils.papers.clip_guided_3dqa.pretraining import GALLERY
 from ntf_utils.show.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, YELLOW
 
 ARMS = {
@@ -24,10 +27,11 @@ ARMS = {
     "Sh": "Sh: wrong rooms' targets",
     "R": "R: as released",
     "RT": "RT: untrained teacher",
-    "seen": "TI, no held-out pairs",
+    "TIx": "TI, no held-out pairs",
 }
+BLIND = "blind"  # the arm that is drawn as a control
 COLOURS_OF_ARMS = {"S": BLACK, "D": ORANGE, "T": SKY, "I": GREEN, "TI": BLUE, "Sh": GREY, "R": VERMILLION,
-                   "RT": PURPLE, "seen": PURPLE}  # fmt: skip
+                   "RT": PURPLE, "TIx": PURPLE}  # fmt: skip
 SPLITS = {"iid": "iid: pairs that training asked about", "comp": "comp: pairs never asked about"}
 _MARKS = ("o", "s", "^", "D", "v", "P")
 _KIND_COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, YELLOW)
@@ -40,23 +44,22 @@ def by_arm(table: pd.DataFrame, column: str = "em1", name: str = "EM@1, %") -> F
     arm when it is shown another room, the dotted line the best fixed answer for each kind of question.
 
     Args:
-        table: rows of runs: `arm`, `seed`, and `<column>_<split>`, `blind_<split>`, `swapped_<split>` and
-            `majority_<split>` for the splits iid and comp, all of them shares.
+        table: rows of runs: `arm`, `seed`, and `<column>_<split>`, `swapped_<split>` and `majority_<split>` for the
+            splits iid and comp, in percent.
     """
     arms = _arms(table)
     figure, panels = plt.subplots(1, len(SPLITS), figsize=(8.6, 0.42 * len(arms) + 1.5), sharey=True, sharex=True)
     for axes, (split, title) in zip(panels, SPLITS.items(), strict=True):
-        blind = _by_seed(table, f"blind_{split}")
-        _, low, high = _mean(blind)
+        _, low, high = _mean(_by_seed(table[table["arm"] == BLIND], f"em1_{split}"))
         axes.axvspan(low, high, color=GREY, alpha=0.3, linewidth=0, label="control: question only")
         axes.axvline(_by_seed(table, f"majority_{split}").mean(), color=GREY, linestyle=":", linewidth=1.4,
                      label="best fixed answer")  # fmt: skip
         for place, arm in enumerate(arms):
             rows = table[table["arm"] == arm]
-            other = 100 * rows[f"swapped_{split}"].astype(float).mean()
+            other = rows[f"swapped_{split}"].astype(float).mean()
             axes.plot([other], [place], "x", color=GREY, markersize=7, markeredgewidth=1.8, linestyle="none",
                       label="control: another room" if place == 0 else None)  # fmt: skip
-            _dots(axes, 100 * rows[f"{column}_{split}"].astype(float), place, COLOURS_OF_ARMS.get(arm, BLACK))
+            _dots(axes, rows[f"{column}_{split}"].astype(float), place, COLOURS_OF_ARMS.get(arm, BLACK))
         axes.set_title(title, fontsize=9.5)
         axes.set_xlabel(name)
         axes.grid(axis="y", visible=False)
@@ -102,7 +105,7 @@ def gains_by_template(templates: pd.DataFrame, arm: str = "TI", over: str = "S")
     Below the gains, in the same order, what both arms reach, with the network that reads only the question.
 
     Args:
-        templates: the "templates" curves: `seed`, `arm`, `split`, `template`, `em1`, `blind`, shares.
+        templates: the "templates" curves: `seed`, `arm`, `split`, `template`, `em1` in percent.
     """
     kinds = list(dict.fromkeys(templates["template"]))
     figure, panels = plt.subplots(2, len(SPLITS), figsize=(8.6, 5.2), sharey="row", sharex="col")
@@ -113,7 +116,7 @@ def gains_by_template(templates: pd.DataFrame, arm: str = "TI", over: str = "S")
             rows = here[here["template"] == kind]
             said = {one: _by_seed(rows[rows["arm"] == one], "em1") for one in (arm, over)}
             _dots(above, (said[arm] - said[over]).dropna(), place, COLOURS_OF_ARMS.get(arm, BLACK), upright=True)
-            blind = 100 * rows["blind"].astype(float).mean()
+            blind = _by_seed(rows[rows["arm"] == BLIND], "em1").mean()
             below.plot([place - 0.3, place + 0.3], [blind] * 2, color=GREY, linewidth=2,
                        label="control: question only" if place == 0 else None)  # fmt: skip
             for one, shift, mark in ((over, -0.12, "s"), (arm, 0.12, "D")):
@@ -133,12 +136,12 @@ def gains_by_template(templates: pd.DataFrame, arm: str = "TI", over: str = "S")
 def maps(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Scene vectors of unseen rooms drawn flat by t-SNE, a panel an arm, and the purity that they truly have beside it.
 
-    Mark and colour are the room's type. On the right, the share of the five nearest neighbours of the same type, with
-    the largest share that 95 % of permuted labels reach.
+    Mark and colour are the room's type. On the right, the share of the five nearest neighbours that are of the same
+    type; grey, what 95 % of permutations of the types stay below.
 
     Args:
         points: the "map" curves of one seed: `arm`, `x`, `y`, `kind`.
-        table: rows of runs: `arm`, `seed`, `purity`, `purity_null`, shares.
+        table: rows of runs: `arm`, `seed`, `purity`, `purity_95`, shares.
     """
     drawn = [arm for arm in _arms(table) if arm in set(points["arm"])]
     kinds = sorted(points["kind"].unique())
@@ -163,7 +166,7 @@ def _purities(axes: Axes, table: pd.DataFrame) -> None:
     arms, nulls = _arms(table), []
     for place, arm in enumerate(arms):
         rows = table[table["arm"] == arm]
-        null = 100 * rows["purity_null"].astype(float).mean()
+        null = 100 * rows["purity_95"].astype(float).mean()
         nulls.append(null)
         axes.plot([null] * 2, [place - 0.35, place + 0.35], color=GREY, linewidth=2)
         _dots(axes, 100 * rows["purity"].astype(float), place, COLOURS_OF_ARMS.get(arm, BLACK))
@@ -181,25 +184,23 @@ def cosines(table: pd.DataFrame) -> Figure:
     both means are taken away. Right, how often a room finds its own caption.
 
     Args:
-        table: rows of runs: `arm`, `seed`, `cosine`, `cosine_constant`, `cosine_centred`, `recall1` (a share) and
-            `recall1_chance` where there is one.
+        table: rows of runs: `arm`, `seed`, `cosine`, `cosine_constant`, `cosine_centred`, and `recall1`, a share.
     """
     arms = _arms(table)
     figure, panels = plt.subplots(1, 3, figsize=(8.6, 0.36 * len(arms) + 1.6), sharey=True)
     columns = {"cosine": ("cosine to the caption", 1), "cosine_centred": ("the same, centred", 1),
-               "recall1": ("rooms that find their\ncaption first, %", 100)}  # fmt: skip
-    floors = {"cosine": "cosine_constant", "recall1": "recall1_chance"}
+               "recall1": (f"rooms that find their\ncaption among {GALLERY}, %", 100)}  # fmt: skip
+    table = table.assign(centred_floor=0.0, recall_floor=1 / GALLERY)
+    floors = {"cosine": "cosine_constant", "cosine_centred": "centred_floor", "recall1": "recall_floor"}
     for axes, (column, (title, scale)) in zip(panels, columns.items(), strict=True):
         for place, arm in enumerate(arms):
             rows = table[table["arm"] == arm]
-            if floors.get(column) in rows:
-                floor = scale * rows[floors[column]].astype(float).mean()
-                axes.plot([floor] * 2, [place - 0.35, place + 0.35], color=GREY, linewidth=2.2,
-                          label="knows no room: one vector, or chance" if place == 0 else None)  # fmt: skip
+            floor = scale * rows[floors[column]].astype(float).mean()
+            axes.plot([floor] * 2, [place - 0.35, place + 0.35], color=GREY, linewidth=2.2,
+                      label="knows no room: one vector for all, or chance" if place == 0 else None)  # fmt: skip
             _dots(axes, scale * rows[column].astype(float), place, COLOURS_OF_ARMS.get(arm, BLACK))
         axes.set_xlabel(title)
         axes.grid(axis="y", visible=False)
-    panels[1].axvline(0, color=GREY, linewidth=2.2)
     _name_arms(panels[0], arms)
     _legend(figure, panels[0], 1)
     return figure
@@ -209,14 +210,14 @@ def data_curve(table: pd.DataFrame, over: str, name: str, column: str = "em1") -
     """Right answers against how much there is to learn from, a line an arm: the mean with its 95 % interval.
 
     Args:
-        table: rows of runs, several settings of `over` an arm, with `blind_<split>` for the control. over: the column
-            of the x axis, logarithmic. name: of it.
+        table: rows of runs, several settings of `over` an arm. over: the column of the x axis, logarithmic.
+        name: of it.
     """
     figure, panels = plt.subplots(1, len(SPLITS), figsize=(8.6, 3.3), sharey=True)
     for axes, (split, title) in zip(panels, SPLITS.items(), strict=True):
         amounts = sorted(table[over].unique())
-        blind = [_by_seed(table[table[over] == amount], f"blind_{split}").mean() for amount in amounts]
-        axes.plot(amounts, blind, ":", color=GREY, label="control: question only")
+        blind = table[table["arm"] == BLIND].groupby(over)[f"em1_{split}"].mean()
+        axes.plot(blind.index, blind, ":", color=GREY, label="control: question only")
         for number, arm in enumerate(_arms(table)):
             rows = table[table["arm"] == arm]
             found = [_mean(_by_seed(rows[rows[over] == amount], f"{column}_{split}")) for amount in amounts]
@@ -241,27 +242,33 @@ def answers_table(table: pd.DataFrame, split: str = "comp") -> pd.DataFrame:
     """A line an arm, means over seeds in percent: answers, things found and named; the control that sees another room.
 
     The last two lines answer without a room: the network that reads only the question and the best fixed answer.
-    CIDEr is a hundred times pycocoevalcap's, as the papers print it; for one-word answers it ends at 250.
+    BLEU-4, ROUGE-L and CIDEr are a hundred times pycocoevalcap's, as papers print them. Of answers of one word CIDEr
+    ends at 250.
     """
-    columns = {"EM@1": "em1", "EM@3": "em3", "BLEU-4": "bleu4", "ROUGE-L": "rouge", "CIDEr": "cider",
+    columns = {"EM@1": "em1", "EM@3": "em3", "BLEU-4": "bleu4", "ROUGE-L": "rouge_l", "CIDEr": "cider",
                "Acc@.25": "acc25", "class": "kind", "other room": "swapped"}  # fmt: skip
     lines = {}
     for arm in _arms(table):
         rows = table[table["arm"] == arm]
-        found = {name: 100 * rows[f"{column}_{split}"].astype(float).mean() for name, column in columns.items()}
-        half = _mean(100 * rows[f"em1_{split}"].astype(float))
+        scale = {"BLEU-4": 100, "ROUGE-L": 100, "CIDEr": 100}
+        found = {name: scale.get(name, 1) * rows[f"{column}_{split}"].astype(float).mean()
+                 for name, column in columns.items()}  # fmt: skip
+        half = _mean(rows[f"em1_{split}"].astype(float))
         lines[ARMS.get(arm, arm)] = {"EM@1": found.pop("EM@1"), "+-": half[2] - half[0], **found}
-    for label, column in (("question only", "blind"), ("fixed answers", "majority")):
-        told = _by_seed(table, f"{column}_{split}")
+    for label, rows, column in (
+        ("question only", table[table["arm"] == BLIND], "em1"),
+        ("fixed answers", table, "majority"),
+    ):
+        told = _by_seed(rows, f"{column}_{split}")
         lines[label] = {"EM@1": told.mean(), "+-": _mean(told)[2] - told.mean()}
     return pd.DataFrame.from_dict(lines, orient="index").round(1).astype(object).fillna("")
 
 
 def spaces_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A line an arm, means over seeds: what the scene vectors know, each number beside what knows nothing."""
-    columns = {"purity": ("purity", 100), "permuted": ("purity_null", 100), "zero-shot": ("zero_shot", 100),
-               "chance": ("chance", 100), "R@1": ("recall1", 100), "cosine": ("cosine", 1),
-               "constant": ("cosine_constant", 1), "centred": ("cosine_centred", 1)}  # fmt: skip
+    """A line an arm, means over seeds: what the scene vectors know; the last line, what is reached without knowing."""
+    columns = {"purity": ("purity", 100), "permuted": ("purity_95", 100), "zero-shot": ("zero_shot", 100),
+               "R@1": ("recall1", 100), "cosine": ("cosine", 1), "constant": ("cosine_constant", 1),
+               "centred": ("cosine_centred", 1)}  # fmt: skip
     lines = {
         ARMS.get(arm, arm): {
             name: round(scale * table.loc[table["arm"] == arm, column].astype(float).mean(), 1 if scale > 1 else 2)
@@ -269,21 +276,23 @@ def spaces_table(table: pd.DataFrame) -> pd.DataFrame:
         }
         for arm in _arms(table)
     }
-    return pd.DataFrame.from_dict(lines, orient="index")
+    nothing = {"zero-shot": round(100 / len(KINDS), 1), "R@1": round(100 / GALLERY, 1), "centred": 0.0}
+    found = pd.DataFrame.from_dict(lines | {"chance": nothing}, orient="index")
+    return found.astype(object).fillna("")
 
 
 # parts
 
 
 def _arms(table: pd.DataFrame) -> list[str]:
-    """The arms that the table holds, in the chapter's order."""
-    there = list(dict.fromkeys(table["arm"]))
+    """The arms that the table holds beside the blind one, in the chapter's order."""
+    there = [arm for arm in dict.fromkeys(table["arm"]) if arm != BLIND]
     return [arm for arm in ARMS if arm in there] + [arm for arm in there if arm not in ARMS]
 
 
 def _by_seed(rows: pd.DataFrame, column: str) -> pd.Series:
-    """Percent by seed; where several arms share a seed's control, once."""
-    return 100 * rows.drop_duplicates("seed").set_index("seed")[column].astype(float)
+    """A column by seed; where several arms have a seed's control in common, once."""
+    return rows.drop_duplicates("seed").set_index("seed")[column].astype(float)
 
 
 def _mean(values: Sequence[float] | pd.Series) -> tuple[float, float, float]:
