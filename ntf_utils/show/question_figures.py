@@ -37,15 +37,15 @@ _MARKS = ("o", "s", "^", "D", "v", "P")
 _KIND_COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, YELLOW)
 
 
-def by_arm(table: pd.DataFrame, column: str = "em1", name: str = "EM@1, %") -> Figure:
+def by_arm(table: pd.DataFrame) -> Figure:
     """Right answers of each arm, a panel a report: dots are seeds, bars the mean with its 95 % interval.
 
     Controls stand in the same panel: the shaded band is the network that reads only the question, the cross is the
     arm when it is shown another room, the dotted line the best fixed answer for each kind of question.
 
     Args:
-        table: rows of runs: `arm`, `seed`, and `<column>_<split>`, `swapped_<split>` and `majority_<split>` for the
-            splits iid and comp, in percent.
+        table: rows of runs: `arm`, `seed`, and `em1_<split>`, `swapped_<split>` and `majority_<split>` for the splits
+            iid and comp, in percent.
     """
     arms = _arms(table)
     figure, panels = plt.subplots(1, len(SPLITS), figsize=(8.6, 0.42 * len(arms) + 1.5), sharey=True, sharex=True)
@@ -59,9 +59,9 @@ def by_arm(table: pd.DataFrame, column: str = "em1", name: str = "EM@1, %") -> F
             other = rows[f"swapped_{split}"].astype(float).mean()
             axes.plot([other], [place], "x", color=GREY, markersize=7, markeredgewidth=1.8, linestyle="none",
                       label="control: another room" if place == 0 else None)  # fmt: skip
-            _dots(axes, rows[f"{column}_{split}"].astype(float), place, COLOURS_OF_ARMS.get(arm, BLACK))
+            _dots(axes, rows[f"em1_{split}"].astype(float), place, COLOURS_OF_ARMS.get(arm, BLACK))
         axes.set_title(title, fontsize=9.5)
-        axes.set_xlabel(name)
+        axes.set_xlabel("EM@1, %")
         axes.grid(axis="y", visible=False)
     _name_arms(panels[0], arms)
     _legend(figure, panels[0], 3)
@@ -255,11 +255,8 @@ def answers_table(table: pd.DataFrame, split: str = "comp") -> pd.DataFrame:
                  for name, column in columns.items()}  # fmt: skip
         half = _mean(rows[f"em1_{split}"].astype(float))
         lines[ARMS.get(arm, arm)] = {"EM@1": found.pop("EM@1"), "+-": half[2] - half[0], **found}
-    for label, rows, column in (
-        ("question only", table[table["arm"] == BLIND], "em1"),
-        ("fixed answers", table, "majority"),
-    ):
-        told = _by_seed(rows, f"{column}_{split}")
+    blind = _by_seed(table[table["arm"] == BLIND], f"em1_{split}")
+    for label, told in (("question only", blind), ("fixed answers", _by_seed(table, f"majority_{split}"))):
         lines[label] = {"EM@1": told.mean(), "+-": _mean(told)[2] - told.mean()}
     return pd.DataFrame.from_dict(lines, orient="index").round(1).astype(object).fillna("")
 
