@@ -14,7 +14,7 @@ room asked for with `pairs="seen"` has none of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -137,7 +137,7 @@ def make_room(
     focus: tuple[str, int] | None = None,
     things: tuple[int, int] = (5, 9),
     floor: tuple[float, float] = (4.0, 6.0),
-    tries: int = 60,
+    tries: int = 90,
 ) -> Room:
     """A room from a seed.
 
@@ -149,7 +149,8 @@ def make_room(
         focus: its class and how often that stands there; likewise.
         things: fewest and most of them, both drawn.
         floor: shortest and longest side in metres.
-        tries: floors that are drawn before it gives up; the things stay as they are, else full rooms would be rare.
+        tries: floors that are drawn before it gives up. The things stay what they are, else full rooms would be rare;
+            only their sizes are drawn anew in the last third.
 
     Raises:
         Refusal: an unknown name, or furniture that does not fit.
@@ -173,7 +174,9 @@ def make_room(
     loose = [Thing(noun, _colour(rng, noun, pairs), _pick(rng, tuple(SIZES))) for noun in nouns]
     for attempt in range(tries):
         # the later floors are the largest there are, and each thing has ten times the tries
-        last = attempt >= tries // 2
+        last = attempt >= tries // 3
+        if attempt >= 2 * tries // 3:  # seven large beds, say: their number has to stay, their sizes do not
+            loose = [replace(thing, size=_pick(rng, tuple(SIZES))) for thing in loose]
         sides = floor[1:] * 2 if last else tuple(float(side) for side in rng.uniform(*floor, size=2))
         placed = _placed(rng, loose, sides, PLACES[last])
         if placed is not None:
