@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import (
+    clip_guided_3dqa,
     concept_guidance,
     linear_mode_connectivity,
     next_token_pitfalls,
@@ -22,6 +23,7 @@ CHAPTERS = {
     "single_basin": single_basin.measure,
     "concept_guidance": concept_guidance.measure,
     "random_teachers": random_teachers.measure,
+    "clip_guided_3dqa": clip_guided_3dqa.measure,
     "sweeps": sweeps.measure,
 }
 RECORDS = Path(__file__).parent.parent / "data" / "benchmarks"  # the book prints these

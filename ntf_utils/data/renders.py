@@ -12,7 +12,7 @@ BACKGROUND = 1.0
 EYE = 1.5  # metres above the floor
 LIGHT = np.array([0.35, -0.55, 0.76])  # where it comes from; over the visitor's right shoulder
 AMBIENT = 0.72
-WIDEST = 0.125  # of the picture, the side of a splat
+WIDEST = 0.125  # of the picture's side, a splat's side
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def top_views(rooms: Sequence[Room], size: int = 48, points: int = POINTS) -> np
     return np.concatenate([views(room, camera, size, points) for room in rooms])
 
 
-def render(cloud: Cloud, cameras: Sequence[Camera], size: int = 48) -> np.ndarray:
+def render(cloud: Cloud, cameras: Sequence[Camera], size: int = 48, widest: float = WIDEST) -> np.ndarray:
     """Pictures of a cloud.
 
     A point's square is as wide as the cloud's points are apart, seen from where the camera stands; light falls from
@@ -73,6 +73,7 @@ def render(cloud: Cloud, cameras: Sequence[Camera], size: int = 48) -> np.ndarra
     Args:
         cameras: one a picture.
         size: pixels a side.
+        widest: side of a splat, as a share of the picture's; at least a pixel.
 
     Returns:
         [cameras, size, size, 3] uint8, on white.
@@ -89,7 +90,7 @@ def render(cloud: Cloud, cameras: Sequence[Camera], size: int = 48) -> np.ndarra
         ahead = depth > 0.1
         across, down, depth, shown = across[ahead], down[ahead], depth[ahead], colours[facing][ahead]
         focal = size / 2 / np.tan(np.radians(camera.angle) / 2)  # pixels
-        wide = np.ceil(focal * spacing / depth).clip(1, max(1, round(WIDEST * size))).astype(int)
+        wide = np.ceil(focal * spacing / depth).clip(1, max(1, round(widest * size))).astype(int)
         column = np.floor(size / 2 + focal * across / depth - (wide - 1) / 2).astype(int)
         row = np.floor(size / 2 + focal * down / depth - (wide - 1) / 2).astype(int)
         # far ones first: of two values for one pixel, numpy keeps the later one
