@@ -244,7 +244,7 @@ class ScanNetFolder:
             return {}
         try:
             with Image.open(file) as picture:
-                return {"top": np.asarray(picture.convert("RGB"))}
+                return {"top": np.array(picture.convert("RGB"))}
         except (OSError, UnidentifiedImageError) as error:
             raise Refusal(f"{file} is no picture: render it again") from error
 
