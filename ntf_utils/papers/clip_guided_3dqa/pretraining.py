@@ -218,7 +218,7 @@ def vector_knowledge(encoder: SceneEncoder, rooms: Rooms, teacher: Teacher, pref
     known = {
         "purity": found.value, "purity_chance": found.chance, "purity_95": found.chance_95,
         "token_purity": purity(token, rooms.kinds).value, "zero_shot": zero_shot(z, prompts, rooms.kinds),
-        "zero_shot_images": zero_shot(images, prompts, rooms.kinds),
+        "zero_shot_images": zero_shot(images, prompts, rooms.kinds), "zero_shot_chance": 1 / len(KINDS),
         "recall1": gallery_recall(z, first), "image_recall1": gallery_recall(z, images), "spread": spread(z),
     }  # fmt: skip
     for name, targets in (("cosine", first), ("image_cosine", images)):

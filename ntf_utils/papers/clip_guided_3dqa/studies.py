@@ -1,0 +1,101 @@
+"""What each notebook of the chapter may be asked for, and the runs that follow from it.
+
+A parameters class lists the names of a notebook's `parameters` cell, without defaults: the cell is the one home of the
+laptop values, and `profiles/*.yaml` override them.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ntf_utils.papers.clip_guided_3dqa.answering import AnswerConfig
+from ntf_utils.papers.clip_guided_3dqa.pretraining import Arm
+from ntf_utils.papers.clip_guided_3dqa.teacher import TeacherConfig
+from ntf_utils.runs import Config
+
+Count = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+MAIN = ("blind", "S", "D", "T", "I", "TI", "Sh", "R", "TIx")  # arms of the first page, in the order of its tables
+
+
+class RoomParameters(Config):
+    """What the notebooks share: rooms, teacher, networks and recipes of the main arms.
+
+    `seeds` are counted from `first_seed`; the names are those of `AnswerConfig`, and with "teacher_" before them those of
+    `TeacherConfig`.
+    """
+
+    profile: Literal["smoke", "laptop", "gpu", "paper"]
+    seeds: Count
+    first_seed: Size
+    pretrain_rooms: Count
+    qa_rooms: Count
+    val_rooms: Count
+    per_template: Count
+    val_per_template: Count
+    points: Count
+    picture: Count
+    teacher_folder: str
+    teacher_seed: Size
+    teacher_rooms: Count
+    teacher_unseen: Count
+    teacher_steps: Count
+    teacher_batch: Count
+    teacher_rate: Rate
+    dimension: Count
+    teacher_width: Count
+    pretrain_steps: Count
+    pretrain_batch: Count
+    pretrain_rate: Rate
+    alignment: Annotated[float, Field(ge=0)]
+    width: Count
+    heads: Count
+    feedforward: Count
+    crop_width: Count
+    answer_steps: Count
+    answer_batch: Count
+    each: Count
+    answer_rate: Rate
+    detection: Annotated[float, Field(ge=0)]
+    fusion_layers: Count
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.runs()  # a config that cannot be is refused here, before any training
+        return self
+
+    def runs(self) -> list[Config]:
+        """Every run of the notebook."""
+        return [self.teacher(), *self.main()]
+
+    @property
+    def counted(self) -> range:
+        """The seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    def teacher(self) -> TeacherConfig:
+        """The one teacher of all arms and seeds."""
+        return TeacherConfig(
+            folder=self.teacher_folder, seed=self.teacher_seed, rooms=self.teacher_rooms, unseen=self.teacher_unseen,
+            steps=self.teacher_steps, batch=self.teacher_batch, learning_rate=self.teacher_rate,
+            picture=self.picture, dimension=self.dimension, width=self.teacher_width,
+        )  # fmt: skip
+
+    def arm(self, name: Arm, seed: int, **changes: object) -> AnswerConfig:
+        """One arm of one seed."""
+        names = (
+            "pretrain_rooms", "qa_rooms", "val_rooms", "per_template", "val_per_template", "points", "picture",
+            "pretrain_steps", "pretrain_batch", "pretrain_rate", "alignment", "width", "heads", "feedforward",
+            "crop_width", "answer_steps", "answer_batch", "each", "answer_rate", "detection", "fusion_layers",
+        )  # fmt: skip
+        asked = {each: getattr(self, each) for each in names} | changes
+        return AnswerConfig(seed=seed, arm=name, teacher=self.teacher(), **asked)
+
+    def arms(self, *names: Arm, **changes: object) -> list[AnswerConfig]:
+        """Arms of every seed."""
+        return [self.arm(name, seed, **changes) for seed in self.counted for name in names]
+
+    def main(self) -> list[AnswerConfig]:
+        """The arms of the first page."""
+        return self.arms(*MAIN)
