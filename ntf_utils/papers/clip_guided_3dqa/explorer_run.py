@@ -65,7 +65,7 @@ def is_trained(config: RoomExplorerConfig) -> bool:
 @experiment(version=1, tolerance=0.2, at_hand=is_trained)
 def write_room_explorer(config: RoomExplorerConfig) -> Outcome:
     """Row: a room, question and arm: text, the right answers joined by " | ", the proposal of the thing asked for (-1:
-    none), the arm's answer, whether it is right, its confidence (sigmoid of its logit), the proposal that it looks at
+    none), the arm's answer, whether it is right, its confidence, the proposal that it looks at
     and that one's share.
 
     Curves: "rooms": where each comes from; "boxes": its proposals in metres; "arms": their titles.
@@ -154,7 +154,7 @@ def _lines(
     rooms = job.world.val[report]
     put = asked(questions, rooms, job.world.answers, job.teacher.encode_words).to(job.device)
     shown = job.seen(rooms).at(put.rooms[:1])
-    said = answered(network, shown.seen, put.said(torch.arange(len(put), device=job.device)))
+    said = answered(network, shown.seen, put.said(torch.arange(len(put), device=job.device)), job.config.answer_loss)
     return [
         {
             "room": rooms.rooms[place].name, "question": number, "text": question.text,
@@ -170,7 +170,7 @@ def _lines(
 
 @torch.no_grad()
 def answered(
-    network: SceneQA, scene: tuple[Tensor, Tensor, Tensor], words: tuple[Tensor, Tensor]
+    network: SceneQA, scene: tuple[Tensor, Tensor, Tensor], words: tuple[Tensor, Tensor], answer_loss: str
 ) -> list[dict[str, Any]]:
     """What a network says to each of q questions about one scene.
 
@@ -178,19 +178,19 @@ def answered(
         scene: crops [1, p, m, 6], boxes [1, p, 6] and which are real. It is encoded alone: an arm that attends across
             the batch answers otherwise in other company.
         words: features [q, w, k] and which are real.
+        answer_loss: that it was trained with, see `AnswerConfig`.
 
     Returns:
-        number: of the likeliest answer; sure: its sigmoid; looks: the proposal with the highest localisation logit;
+        number: of the likeliest answer; sure: its softmax, or its sigmoid where each answer had a loss of its own; looks: the proposal with the highest localisation logit;
         share: that one's softmax.
     """
     alone = torch.zeros(len(words[0]), dtype=torch.long, device=words[0].device)
     said = network.fusion(network.encoder(*scene).at(alone), *words)
-    best, places = said.answers.max(dim=1), said.places.softmax(dim=1).max(dim=1)
+    sure = said.answers.sigmoid() if answer_loss == "bce" else said.answers.softmax(dim=1)
+    best, places = sure.max(dim=1), said.places.softmax(dim=1).max(dim=1)
     return [
         {"number": int(number), "sure": float(sure), "looks": int(looks), "share": float(share)}
-        for number, sure, looks, share in zip(
-            best.indices, best.values.sigmoid(), places.indices, places.values, strict=True
-        )
+        for number, sure, looks, share in zip(best.indices, best.values, places.indices, places.values, strict=True)
     ]
 
 

@@ -43,7 +43,7 @@ class LiveRooms:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What the folder's `config.json` says: arms, answers, points, crop, and sizes of the networks."""
+        """What the folder's `config.json` says: arms, answers, their loss, points, crop, and sizes of the networks."""
         try:
             return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as problem:
@@ -98,7 +98,7 @@ class LiveRooms:
         scenes = crops[None], boxes[None], torch.ones(1, len(boxes), dtype=torch.bool)
         found = []
         for network in self.networks:
-            (one,) = answered(network, scenes, self.words.encode_words([text]))
+            (one,) = answered(network, scenes, self.words.encode_words([text]), self.about["answer_loss"])
             found.append({"answer": self.about["answers"][one.pop("number")], **one})
         return found
 

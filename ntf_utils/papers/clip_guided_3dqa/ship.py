@@ -44,6 +44,7 @@ def ship(config: RoomExplorerConfig, folder: Path = SHIPPED) -> None:
     about = {
         "arms": list(config.arms), "answers": list(job.world.answers), "points": config.network.points,
         "crop": config.network.crop,
+        "answer_loss": config.network.answer_loss,
         "words": {"longest": tower.longest, "dimension": tower.dimension, "width": config.network.teacher.width,
                   "text_width": tower.word_width, "size": tower.size},
         "shapes": shapes, "config": config.model_dump(mode="json"),
