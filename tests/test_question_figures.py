@@ -137,3 +137,15 @@ def test_tables_hold_their_controls_and_stay_narrow():
     assert spaces.loc["chance", ["zero-shot", "R@1"]].tolist() == [25, 1.6]
     assert spaces.loc["D: detection only", ["purity", "permuted", "constant"]].tolist() == [56, 31, 0.78]
     assert max(len(table.columns), len(spaces.columns)) <= 10
+
+
+def test_the_table_of_real_scans_has_the_question_only_network_last():
+    rows = [
+        {"arm": arm, "seed": seed, "em1": em1 + seed, "em10": 50.0, "em1_answerable": em1 + 3, "bleu_4": 0.1,
+         "rouge_l": 0.3, "cider": 0.65, "swapped": 15.0, "acc25": None if arm == "blind" else 25.0}
+        for arm, em1 in (("blind", 15.0), ("TI", 22.0), ("S", 20.0)) for seed in range(3)
+    ]  # fmt: skip
+    table = figures.scans_table(pd.DataFrame(rows))
+    assert list(table.index) == ["S: from scratch", "TI: text and image", "question only"]
+    assert table.loc["TI: text and image", ["EM@1", "CIDEr", "Acc@.25"]].tolist() == [23, 65, 25]
+    assert table.loc["question only", "Acc@.25"] == "" and len(table.columns) <= 9

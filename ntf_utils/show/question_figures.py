@@ -278,6 +278,22 @@ def spaces_table(table: pd.DataFrame) -> pd.DataFrame:
     return found.astype(object).fillna("")
 
 
+def scans_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A line an arm of the runs on ScanNet's scans, means over seeds in percent; see `answer_in_scans`."""
+    columns = {"EM@1": "em1", "EM@10": "em10", "answerable": "em1_answerable", "BLEU-4": "bleu_4", "ROUGE-L": "rouge_l",
+               "CIDEr": "cider", "Acc@.25": "acc25", "other scan": "swapped"}  # fmt: skip
+    scale = {"BLEU-4": 100, "ROUGE-L": 100, "CIDEr": 100}
+    lines = {}
+    for arm in [*_arms(table), BLIND]:
+        rows = table[table["arm"] == arm]
+        if len(rows):
+            mean, _, high = _mean(rows["em1"].astype(float))
+            found = {name: scale.get(name, 1) * rows[column].astype(float).mean() for name, column in columns.items()
+                     if column in rows}  # fmt: skip
+            lines[ARMS.get(arm, "question only")] = {"EM@1": found.pop("EM@1"), "+-": high - mean, **found}
+    return pd.DataFrame.from_dict(lines, orient="index").round(1).astype(object).fillna("")
+
+
 # parts
 
 
