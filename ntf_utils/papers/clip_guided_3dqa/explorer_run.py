@@ -181,8 +181,8 @@ def answered(
         answer_loss: that it was trained with, see `AnswerConfig`.
 
     Returns:
-        number: of the likeliest answer; sure: its softmax, or its sigmoid where each answer had a loss of its own; looks: the proposal with the highest localisation logit;
-        share: that one's softmax.
+        number: of the likeliest answer; sure: its softmax, or its sigmoid where each answer had a loss of its own;
+        looks: the proposal with the highest localisation logit; share: that one's softmax.
     """
     alone = torch.zeros(len(words[0]), dtype=torch.long, device=words[0].device)
     said = network.fusion(network.encoder(*scene).at(alone), *words)
