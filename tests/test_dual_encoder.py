@@ -95,13 +95,14 @@ def test_padding_changes_nothing_and_vectors_have_length_one():
     assert seen.shape == (3, teacher.dimension) and not seen.requires_grad
 
 
-def test_where_a_thing_stands_is_seen():
-    """A mean over places would lose it, and with it every "left of"."""
-    picture = pictures([[0, 0, 0]])
-    picture[:, :, :8] = 255
-    teacher = RoomTeacher(small(), tokenise)
-    left, right = teacher.encode_images(np.concatenate([picture, picture[:, :, ::-1]]))
-    assert (left - right).abs().max() > 0.01
+def test_a_grid_sees_where_a_thing_stands_and_a_mean_does_not():
+    picture = pictures([[0, 0, 0]], 96)
+    picture[:, 40:48, 36:44] = 255
+    moved = np.roll(picture, 16, axis=2)  # by whole steps of the convolutions, and nowhere near a border
+    for grid, sees in ((1, False), (3, True)):
+        teacher = RoomTeacher(small(size=96, grid=grid), tokenise)
+        one, other = teacher.encode_images(np.concatenate([picture, moved]))
+        assert torch.allclose(one, other, atol=1e-5) != sees
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,8 @@ def test_where_a_thing_stands_is_seen():
         (lambda t: t.encode_images(np.zeros((2, 3, 32, 32), np.uint8)), "height, width, 3"),
         (lambda t: t.encode_images(pictures([[0, 0, 0]], 48)), "must be 3 x 32 x 32"),
         (lambda t: t.encode_texts([" ".join(["red"] * 30)]), "30 words"),
-        (lambda t: small(size=40), "16 divides"),
+        (lambda t: small(size=42), "4 divides"),
+        (lambda t: small(size=40, grid=3), "12 divides"),
     ],
 )
 def test_bad_input_gets_a_sentence(call, sentence):

@@ -81,7 +81,7 @@ def test_an_empty_scene_still_has_a_vector_and_an_answer():
 
 
 def test_the_scene_layer_is_a_transformer_layer_written_out():
-    layer, found = SceneLayer(7, SHAPE).eval(), torch.randn(2, 3, 7)
+    layer, found = SceneLayer(7, SHAPE.but(norm_first=False)).eval(), torch.randn(2, 3, 7)
     scene, tokens = layer(found, torch.ones(2, 3, dtype=torch.bool))
     x = torch.cat([layer.token.expand(2, 1, -1), F.gelu(layer.project[0](found))], dim=1)
     inner = layer.layer
@@ -181,10 +181,12 @@ def gradients(encoder):
     return [0.0 if part is None else part.norm().item() for part in reached]
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_the_alignment_reaches_the_encoder_and_in_the_published_code_it_does_not(training):
-    assert min(gradients(built(SceneEncoder).train(training))) > 1e-6
-    assert max(gradients(built(SceneEncoder, across_batch=True).train(training))) == 0
+def test_the_alignment_reaches_the_encoder_and_in_the_published_code_it_does_not(training, norm_first):
+    kind = {"norm_first": norm_first}
+    assert min(gradients(built(SceneEncoder, **kind).train(training))) > 1e-6
+    assert max(gradients(built(SceneEncoder, across_batch=True, **kind).train(training))) == 0
 
 
 def test_in_the_published_code_all_scenes_are_one_and_tokens_hang_on_their_neighbours():

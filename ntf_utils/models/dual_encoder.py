@@ -26,12 +26,13 @@ class DualEncoder(nn.Module):
 
     Args:
         vocabulary: words, 0 being the padding. longest: most words of a text.
-        dimension: of the shared space. width: of the image tower's first layer.
+        dimension: of the shared space. width: of the image tower's first layer; the next ones have 2, 4 and 8 times it.
         text_width, text_layers, heads: of the text Transformer.
-        size: side of a picture in pixels, a multiple of 16.
+        size: side of a picture in pixels. grid: the last layer reads the means of grid x grid equal parts of the
+            picture; 1 has no idea where things stand, but learns their colours and classes sooner.
 
     Raises:
-        Refusal: another size.
+        Refusal: a size that 4 grid does not divide.
     """
 
     def __init__(
@@ -39,25 +40,26 @@ class DualEncoder(nn.Module):
         vocabulary: int,
         longest: int = 24,
         dimension: int = 128,
-        width: int = 24,
+        width: int = 16,
         text_width: int = 128,
         text_layers: int = 2,
         heads: int = 4,
         size: int = 48,
+        grid: int = 1,
     ):
         super().__init__()
-        if size % 16:
-            raise Refusal(f"pictures must have a side that 16 divides (got {size})")
+        if size % (4 * grid):
+            raise Refusal(f"pictures must have a side that {4 * grid} divides (got {size})")
         self.dimension, self.longest, self.size = dimension, longest, size
-        channels = [3, width, 2 * width, 4 * width, 4 * width]
+        channels = [3, *(width * 2**place for place in range(4))]
         self.convolutions = nn.Sequential(
             *(
-                nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-                for a, b in pairwise(channels)
+                nn.Sequential(nn.Conv2d(a, b, 3, stride, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+                for (a, b), stride in zip(pairwise(channels), (2, 2, 1, 1), strict=True)
             )
         )
-        # a linear map of all places, not their mean: "left of the table" is lost in a mean
-        self.to_image = nn.Linear(channels[-1] * (size // 16) ** 2, dimension)
+        self.means = nn.AvgPool2d(size // 4 // grid)
+        self.to_image = nn.Linear(channels[-1] * grid**2, dimension)
         self.embed = nn.Embedding(vocabulary, text_width, padding_idx=0)
         self.positions = nn.Parameter(0.02 * torch.randn(longest, text_width))
         self.layers = nn.ModuleList(
@@ -79,7 +81,7 @@ class DualEncoder(nn.Module):
         """[n, 3, size, size] colours in [0, 1] -> unit vectors [n, dimension]."""
         if pixels.shape[1:] != (3, self.size, self.size):
             raise Refusal(f"pictures must be 3 x {self.size} x {self.size} (got {tuple(pixels.shape[1:])})")
-        return F.normalize(self.to_image(self.convolutions(pixels * 2 - 1).flatten(1)), dim=1)
+        return F.normalize(self.to_image(self.means(self.convolutions(pixels * 2 - 1)).flatten(1)), dim=1)
 
     def words(self, tokens: Tensor) -> Tensor:
         """[n, w] tokens, 0 for padding -> features of each word in its sentence, [n, w, word_width]."""

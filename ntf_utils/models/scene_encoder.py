@@ -30,6 +30,8 @@ class SceneShape:
         crop: hidden and output width of the small PointNet that reads a crop.
         vocabulary: words with embeddings of their own; 0 where words come as features of `text_width`.
         longest: most words of a question.
+        norm_first: layer norms before attention and MLP, not after: small networks learn sooner so. The published code
+            has them after, as torch does by default.
         dropout: in the layers; answer_dropout: before the last layer of the answer head.
         across_batch: let the scene layer attend from scene to scene instead of from object to object. The published
             code does: its layer lacks `batch_first=True` and is given [batch, tokens, width].
@@ -46,6 +48,7 @@ class SceneShape:
     vocabulary: int = 0
     text_width: int = 128
     longest: int = 24
+    norm_first: bool = True
     dropout: float = 0.1
     answer_dropout: float = 0.3
     across_batch: bool = False
@@ -63,7 +66,7 @@ class SceneShape:
 # counterpart there; the number of answers is the training set's (8864 is from memory).
 PAPER = SceneShape(
     classes=18, answers=8864, embedding=512, width=256, heads=8, feedforward=2048, crop=(128, 256), text_width=512,
-    longest=77,
+    longest=77, norm_first=False,
 )  # fmt: skip
 
 
@@ -145,8 +148,10 @@ class SceneLayer(nn.Module):
         self.project = nn.Sequential(nn.Linear(inputs, shape.width), nn.GELU())
         self.token = nn.Parameter(torch.randn(1, 1, shape.width))
         self.layer = nn.TransformerEncoderLayer(
-            shape.width, shape.heads, shape.feedforward, shape.dropout, batch_first=not shape.across_batch
-        )
+            shape.width, shape.heads, shape.feedforward, shape.dropout,
+            batch_first=not shape.across_batch, norm_first=shape.norm_first,
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(shape.width) if shape.norm_first else nn.Identity()
         self.head = nn.Sequential(nn.LayerNorm(shape.width), nn.Linear(shape.width, shape.embedding))
 
     def forward(self, proposals: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +162,7 @@ class SceneLayer(nn.Module):
         if self.across_batch:  # the layer now reads [length, batch, width]: the scenes are its "length"
             absent = absent.T & ~absent.all(dim=0)[:, None]  # nobody to attend to would give NaN
         tokens = self.layer(tokens, src_key_padding_mask=absent)
-        return self.head(tokens[:, 0]), tokens
+        return self.head(tokens[:, 0]), self.norm(tokens)
 
 
 class SceneEncoder(nn.Module):
@@ -204,10 +209,12 @@ class Fusion(nn.Module):
         self.token = nn.Parameter(torch.randn(1, 1, shape.width))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                shape.width, shape.heads, shape.feedforward, shape.dropout, "gelu", batch_first=True
+                shape.width, shape.heads, shape.feedforward, shape.dropout, "gelu",
+                batch_first=True, norm_first=shape.norm_first,
             )
             for _ in range(shape.fusion_layers)
-        )
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(shape.width) if shape.norm_first else nn.Identity()
         self.answers = _head(shape.width, shape.answers, shape.answer_dropout)
         self.objects = _head(shape.width, shape.classes, 0.1)
         self.places = _head(shape.width, 1, 0.1)
@@ -236,6 +243,7 @@ class Fusion(nn.Module):
         absent = ~torch.cat(there, dim=1)
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=absent)
+        x = self.norm(x)
         places = self.places(x[:, words.shape[1] + 2 :]).squeeze(-1).masked_fill(~encoded.present, -torch.inf)
         return Answered(self.answers(x[:, 0]), self.objects(x[:, 0]), places, encoded)
 
