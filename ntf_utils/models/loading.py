@@ -32,27 +32,31 @@ class Loaded:
     missing: tuple[str, ...]
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], prefix: str = "", released: bool = False) -> Loaded:
+def load_weights(
+    network: nn.Module, weights: Mapping[str, Tensor], prefix: str = "", released: bool = False
+) -> Loaded:
     """Copies tensors into a network by name.
 
     Args:
         network: changed in place.
-        weights: names -> tensors: a state of ours, or of DepthContrast, whose prefix `TRUNK` is dropped.
-        prefix: keeps only names that begin with it, and drops it, e.g. "encoder." for a part of a larger network.
+        weights: names -> tensors: a state of ours, or of DepthContrast, whose `TRUNK` is dropped.
+        prefix: keeps only names that begin with it, and drops it: "encoder." for a part of a net.
         released: match names as the published code does; then nothing is refused.
 
     Raises:
         Refusal: no tensor fits by name, or one has another shape.
     """
     found = released_names(weights) if released else _names(weights, prefix)
-    own = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    own = network.state_dict()
+    own = {name: own[name] for name in own if not name.endswith("num_batches_tracked")}
     fitting = {name: found[name] for name in own if name in found}
     for name, value in fitting.items():
         if value.shape != own[name].shape:
-            raise Refusal(f"the weights' {name} is {tuple(value.shape)}, the network's {tuple(own[name].shape)}")
+            shapes = tuple(value.shape), tuple(own[name].shape)
+            raise Refusal(f"the weights' {name} is {shapes[0]}, the network's {shapes[1]}")
     if not fitting and not released:
         example = next(iter(weights), "none")
-        raise Refusal(f"none of {len(own)} tensors was found in the weights, whose first name is {example!r}")
+        raise Refusal(f"none of {len(own)} tensors is in the weights, whose first name is {example!r}")
     with torch.no_grad():
         for name, value in fitting.items():
             own[name].copy_(value)  # the state's tensors share the network's memory

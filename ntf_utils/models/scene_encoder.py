@@ -152,15 +152,17 @@ class SceneLayer(nn.Module):
             batch_first=not shape.across_batch, norm_first=shape.norm_first,
         )  # fmt: skip
         self.norm = nn.LayerNorm(shape.width) if shape.norm_first else nn.Identity()
-        self.head = nn.Sequential(nn.LayerNorm(shape.width), nn.Linear(shape.width, shape.embedding))
+        to_scene = nn.Linear(shape.width, shape.embedding)
+        self.head = nn.Sequential(nn.LayerNorm(shape.width), to_scene)
 
     def forward(self, proposals: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """[b, p, inputs] proposals, [b, p] which are real -> z_scene [b, embedding], tokens [b, 1 + p, width]."""
+        """Proposals [b, p, inputs], and which are real [b, p]
+        -> z_scene [b, embedding], tokens [b, 1 + p, width]."""
         token = self.token.expand(len(proposals), 1, -1)
         tokens = torch.cat([token, self.project(proposals)], dim=1)
-        absent = ~F.pad(present, (1, 0), value=True)  # [b, 1 + p]; the scene token is always there
-        if self.across_batch:  # the layer now reads [length, batch, width]: the scenes are its "length"
-            absent = absent.T & ~absent.all(dim=0)[:, None]  # nobody to attend to would give NaN
+        absent = ~F.pad(present, (1, 0), value=True)  # [b, 1 + p]; the scene token always is
+        if self.across_batch:  # the layer now reads [length, batch, width]: length is scenes
+            absent = absent.T & ~absent.all(dim=0)[:, None]  # attending to nobody gives NaN
         tokens = self.layer(tokens, src_key_padding_mask=absent)
         return self.head(tokens[:, 0]), self.norm(tokens)
 

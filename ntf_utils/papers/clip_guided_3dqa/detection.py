@@ -210,25 +210,31 @@ def train_together(
     """Trains detector and scene layer in place; the losses on the way.
 
     Args:
-        clouds: on the network's device. rates: Adam's peaks, of the detector and of the scene layer.
-        align: z_scene [b, embedding], rows [b] of the clouds and the step -> what is added to the detection losses.
+        clouds: on the network's device.
+        rates: Adam's peaks, of the detector and of the scene layer.
+        align: z_scene [b, embedding], rows [b] of the clouds and the step
+            -> what is added to the detection losses.
     """
-    learning: dict[str, list] = {"step": [], "vote": [], "objectness": [], "box": [], "class": [], "aligned": []}
-    sizes = network.detector.mean_sizes
-    parts = (network.detector, network.scene)
-    optimiser = torch.optim.Adam([{"params": part.parameters(), "lr": r} for part, r in zip(parts, rates, strict=True)])
+    names = ("vote", "objectness", "box", "class", "aligned")
+    learning: dict[str, list] = {name: [] for name in ("step", *names)}
+    optimiser = torch.optim.Adam([
+        {"params": part.parameters(), "lr": peak}
+        for part, peak in zip((network.detector, network.scene), rates, strict=True)
+    ])
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, list(rates), total_steps=steps, pct_start=0.1)
     order = BatchOrder(len(clouds), batch, [seed])
     survey = survey_of(network, clouds)
-    checkpoints = Checkpoints({"network": network.train(), "optimiser": optimiser, "rate": rate, "learning": learning})
+    parts = {"network": network.train(), "optimiser": optimiser, "rate": rate, "learning": learning}
+    checkpoints = Checkpoints(parts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of dropout
         for step in range(checkpoints.resume(), steps):
             rows = order.rows(step)[0].to(clouds.points.device)
             some = clouds.at(rows)
-            encoded, detected = network(some.points, some.features, survey.at(rows) if survey else None)
-            losses = detector_loss(detected, some.truth, sizes)
-            aligned = align(encoded.scene, rows, step) if align else torch.zeros_like(losses["total"])
+            surveyed = survey.at(rows) if survey else None
+            encoded, detected = network(some.points, some.features, surveyed)
+            losses = detector_loss(detected, some.truth, network.detector.mean_sizes)
+            aligned = align(encoded.scene, rows, step) if align else losses["total"].new_zeros(())
             optimiser.zero_grad(set_to_none=True)
             (losses["total"] + aligned).backward()
             optimiser.step()
@@ -236,7 +242,7 @@ def train_together(
             if (step + 1) % max(1, steps // 20) == 0:
                 losses |= {"aligned": aligned}
                 learning["step"].append(step + 1)
-                for name in list(learning)[1:]:
+                for name in names:
                     learning[name].append(losses[name].item())
             checkpoints.after(step + 1)
         checkpoints.end(steps)
