@@ -93,7 +93,7 @@ for batch_first in (True, False):
 # %%
 measured = sweep(measure_defects, parameters.defects())
 
-# %% mystnb={"figure": {"name": "fig-gradients", "caption": "Norm of the alignment's gradient at each part of two networks, from the points (below) to the scene vector (above). Blue, the control: with the missing argument. Red, hatched: as released. Bars are means over seeds, dots the seeds."}, "image": {"alt": "Two panels of horizontal bars, one for each part of a network. As released, all parts below the scene layer have a gradient of exactly 0; with the argument added, all have one."}}
+# %% mystnb={"figure": {"name": "fig-gradients", "caption": "Norm of the alignment's gradient at each part of two networks, from the points (below) to the scene vector (above). Blue, the control: with the missing argument. Orange, hatched: as released. Bars are means over seeds, dots the seeds."}, "image": {"alt": "Two panels of horizontal bars, one for each part of a network. As released, all parts below the scene layer have a gradient of exactly 0; with the argument added, all have one."}}
 _ = gradient_bars(curves(measured, "gradients"))
 
 # %% tags=["remove-input"]
@@ -157,7 +157,7 @@ display(detectors(found))
 # %% [markdown]
 # Acc is the share of things that some proposal overlaps well enough, mAP the mean average precision over classes, R@1 how often a room's scene vector finds the picture of its own room among 64. The last line is what the chapter's arms are given: groups of points that stand together, found without any network. In rooms whose things keep a distance that is almost perfect; in a real scan it would not be.
 
-# %% mystnb={"figure": {"name": "fig-end-to-end", "caption": "Detectors trained together with the alignment, as it is mended (blue discs) and as released (red squares), on rooms that training has not seen: things found (left), and what the scene vector knows (right). Marks are seeds, bars 95 % intervals of the mean. Crosses: the same networks before training; dotted: chance."}, "image": {"alt": "Two panels. Left: four scores of detection for both variants and before training. Right: retrieval of the room's picture and centred cosine for both variants, beside chance."}}
+# %% mystnb={"figure": {"name": "fig-end-to-end", "caption": "Detectors trained together with the alignment, as it is mended (blue discs) and as released (orange squares), on rooms that training has not seen: things found (left), and what the scene vector knows (right). Marks are seeds, bars 95 % intervals of the mean. Crosses: the same networks before training; dotted: chance."}, "image": {"alt": "Two panels. Left: four scores of detection for both variants and before training. Right: retrieval of the room's picture and centred cosine for both variants, beside chance."}}
 _ = end_to_end(found)
 
 # %% tags=["remove-input"]
@@ -167,7 +167,7 @@ provenance(found, profile)
 _ = losses_on_the_way(curves(found, "learning"))
 
 # %% [markdown]
-# As released, the detector's weights are equal to the last bit to those of a training without any alignment (`tests/test_scene_detection.py` checks it). So the red squares on the left are also the control for what the alignment does to detection.
+# As released, the detector's weights are equal to the last bit to those of a training without any alignment (`tests/test_scene_detection.py` checks it). So the orange squares on the left are also the control for what the alignment does to detection.
 #
 # ## Implementation details that matter
 #

@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ntf_utils.papers.clip_guided_3dqa.answering import AnswerConfig
+from ntf_utils.papers.clip_guided_3dqa.defects import DefectConfig
+from ntf_utils.papers.clip_guided_3dqa.detection import DetectConfig
 from ntf_utils.papers.clip_guided_3dqa.pretraining import Arm
 from ntf_utils.papers.clip_guided_3dqa.teacher import TeacherConfig
 from ntf_utils.runs import Config
@@ -99,3 +101,39 @@ class RoomParameters(Config):
     def main(self) -> list[AnswerConfig]:
         """The arms of the first page."""
         return self.arms(*MAIN)
+
+
+class DefectParameters(RoomParameters):
+    """Of 03_why_the_released_code_could_not_show_it. Names as in `DefectConfig` and `DetectConfig`; the defects are
+    measured on the first `defect_seeds`, detectors trained on the first `detect_seeds`."""
+
+    defect_seeds: Count
+    group: Annotated[int, Field(ge=2)]
+    detect_seeds: Count
+    cloud: Count
+    detect_size: Literal["laptop", "paper"]
+    proposals: Count
+    detect_steps: Count
+    detect_batch: Annotated[int, Field(ge=2)]
+    detect_rate: Rate
+    scene_rate: Rate
+
+    def defects(self) -> list[DefectConfig]:
+        """The released variant beside the mended one."""
+        return [
+            DefectConfig(**self.arm("TI", seed).as_dict(), group=self.group)
+            for seed in self.counted[: self.defect_seeds]
+        ]  # fmt: skip
+
+    def detectors(self) -> list[DetectConfig]:
+        """Detectors with the alignment above them, mended and as released."""
+        shared = ("pretrain_rooms", "qa_rooms", "val_rooms", "points", "picture", "alignment", "cloud", "proposals",
+                  "detect_steps", "detect_batch", "detect_rate", "scene_rate")  # fmt: skip
+        asked = {name: getattr(self, name) for name in shared} | {"size": self.detect_size}
+        return [
+            DetectConfig(seed=seed, arm=arm, teacher=self.teacher(), **asked)
+            for seed in self.counted[: self.detect_seeds] for arm in ("TI", "R")
+        ]  # fmt: skip
+
+    def runs(self) -> list[Config]:
+        return [self.teacher(), *self.defects(), *self.detectors()]
