@@ -257,3 +257,17 @@ def test_a_constant_prediction_has_a_high_cosine_and_a_centred_one_of_nothing():
     assert abs(retrieval.centred_cosine(targets.roll(1, 0), targets)) < 0.1
     assert retrieval.mean_cosine(targets.roll(1, 0), targets) > 0.85
     assert retrieval.spread(constant) < 1e-6 < 0.1 < retrieval.spread(targets) < 1
+
+
+def test_a_map_keeps_groups_together_and_draws_equal_features_as_one_point():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    features = torch.randn(60, 12, generator=generator) + 6 * torch.nn.functional.one_hot(labels, 12)
+    drawn = retrieval.flat_map(features)
+    assert drawn.shape == (60, 2) and float(drawn.abs().max()) == 1
+    rows = NearestNeighbors(n_neighbors=5).fit(drawn.numpy()).kneighbors(return_distance=False)
+    assert (labels[rows] == labels[:, None]).double().mean() > 0.95
+    assert torch.equal(drawn, retrieval.flat_map(features))
+    assert not retrieval.flat_map(torch.ones(10, 3)).any()
+    with pytest.raises(Refusal, match="four features or more"):
+        retrieval.flat_map(features[:3])

@@ -137,3 +137,31 @@ def spread(features: Tensor) -> float:
     check_features(features)
     apart = (features - features.mean(dim=0)).square().sum(dim=1).mean()
     return (apart / features.square().sum(dim=1).mean().clamp_min(1e-30)).sqrt().item()
+
+
+def flat_map(features: Tensor, seed: int = 0) -> Tensor:
+    """A drawing of the features' directions in the plane by t-SNE (van der Maaten and Hinton, 2008).
+
+    It only illustrates: which features are near one another holds, distances between groups do not.
+
+    Args:
+        features: [n, d], four of them or more.
+
+    Returns:
+        [n, 2], within -1..1; all at 0 where all features are alike.
+
+    Raises:
+        Refusal: fewer than four features; NaN in them.
+    """
+    check_features(features)
+    if len(features) < 4:
+        raise Refusal(f"a map needs four features or more (got {len(features)})")
+    sides = F.normalize(features, dim=1).double().cpu().numpy()
+    if spread(features) < 1e-5:
+        return torch.zeros(len(features), 2)
+    from sklearn.manifold import TSNE  # a second to import, and only the page that draws needs it
+
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    drawn = torch.from_numpy(TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(sides)).float()
+    drawn = drawn - drawn.mean(dim=0)
+    return drawn / drawn.abs().max()
