@@ -99,16 +99,16 @@ def test_maps_stand_beside_true_purities():
         {"arm": arm, "x": rng.normal(), "y": rng.normal(), "kind": kind}
         for arm in ("D", "TI") for kind in ("bedroom", "office", "living room", "dining room") for _ in range(9)
     ])  # fmt: skip
-    figure = figures.maps(points, invented())
+    figure = figures.maps(points, invented(), pd.Series([60.0, 62.0]))
     told = words(figure)
     assert len(figure.axes) == 3 and all(kind in told for kind in set(points["kind"]))
-    assert "permuted types" in told and "purity of 5 neighbours, %" in told
+    assert "permuted types" in told and "counts known" in told and "purity of 5 neighbours, %" in told
     assert len({line.get_marker() for line in figure.axes[0].lines}) == 4  # not by colour alone
 
 
 def test_cosines_show_what_a_constant_vector_reaches():
     figure = figures.cosines(invented())
-    assert "one vector for all, or chance" in words(figure)
+    assert "one vector for all, or chance" in words(figure) and "caption among" in words(figure)
     floors = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linewidth() == 2.2]
     assert floors == pytest.approx([0.78] * (len(ARMS) - 1))
 
@@ -134,7 +134,10 @@ def test_tables_hold_their_controls_and_stay_narrow():
     assert table.loc["fixed answers", "EM@1"] == 29 and table.loc["fixed answers", "CIDEr"] == ""
     assert table.loc["question only", "EM@1"] == pytest.approx(20, abs=1)
     spaces = figures.spaces_table(invented())
-    assert spaces.loc["chance", ["zero-shot", "R@1"]].tolist() == [25, 1.6]
+    assert spaces.loc["chance", ["purity", "zero-shot", "R@1"]].tolist() == [25, 25, 1.6]
+    renamed = invented().rename(columns=lambda name: f"tuned_image_{name}" if "cosine" in name else f"tuned_{name}")
+    renamed = renamed.rename(columns={"tuned_arm": "arm", "tuned_recall1": "tuned_image_recall1"})
+    assert figures.spaces_table(renamed, "tuned_", "image_cosine").equals(spaces)
     assert spaces.loc["D: detection only", ["purity", "permuted", "constant"]].tolist() == [56, 31, 0.78]
     assert max(len(table.columns), len(spaces.columns)) <= 10
 

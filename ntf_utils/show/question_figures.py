@@ -133,7 +133,7 @@ def gains_by_template(templates: pd.DataFrame, arm: str = "TI", over: str = "S")
     return figure
 
 
-def maps(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
+def maps(points: pd.DataFrame, table: pd.DataFrame, most: pd.Series | None = None) -> Figure:
     """Scene vectors of unseen rooms drawn flat by t-SNE, a panel an arm, and the purity that they truly have beside it.
 
     Mark and colour are the room's type. On the right, the share of the five nearest neighbours that are of the same
@@ -142,6 +142,7 @@ def maps(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
     Args:
         points: the "map" curves of one seed: `arm`, `x`, `y`, `kind`.
         table: rows of runs: `arm`, `seed`, `purity`, `purity_95`, shares.
+        most: purity of who counts every room's things, in percent by seed; drawn as a dotted line.
     """
     drawn = [arm for arm in _arms(table) if arm in set(points["arm"])]
     kinds = sorted(points["kind"].unique())
@@ -157,12 +158,12 @@ def maps(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
         axes.set(xticks=[], yticks=[], xlabel="t-SNE 1")
         axes.set_box_aspect(1)
     panels[0].set_ylabel("t-SNE 2")
-    _purities(panels[-1], table)
+    _purities(panels[-1], table, most)
     _legend(figure, panels[0], len(kinds))
     return figure
 
 
-def _purities(axes: Axes, table: pd.DataFrame) -> None:
+def _purities(axes: Axes, table: pd.DataFrame, most: pd.Series | None) -> None:
     arms, nulls = _arms(table), []
     for place, arm in enumerate(arms):
         rows = table[table["arm"] == arm]
@@ -171,27 +172,33 @@ def _purities(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot([null] * 2, [place - 0.35, place + 0.35], color=GREY, linewidth=2)
         _dots(axes, 100 * rows["purity"].astype(float), place, COLOURS_OF_ARMS.get(arm, BLACK))
     axes.annotate("95 % of permuted types", (min(nulls), -0.6), fontsize=7.5, color="#555555", va="bottom")
+    if most is not None:
+        axes.axvline(most.mean(), color=BLACK, linestyle=":", linewidth=1.2)
+        axes.annotate("counts known ", (most.mean(), 1), xycoords=("data", "axes fraction"), fontsize=7.5,
+                      color="#555555", ha="right", va="top")  # fmt: skip
     axes.set_yticks(range(len(arms)), arms, fontsize=9)
     axes.set_ylim(len(arms) - 0.4, -1.4)
     axes.set_xlabel("purity of 5 neighbours, %")
     axes.grid(axis="y", visible=False)
 
 
-def cosines(table: pd.DataFrame) -> Figure:
-    """The cosine trap: how close scene vectors come to their captions' embeddings, and how close one vector comes.
+def cosines(table: pd.DataFrame, of: str = "cosine") -> Figure:
+    """The cosine trap: how close scene vectors come to the teacher's of their rooms, and how close a constant comes.
 
     Left, the mean cosine of each arm with the mark of a constant vector, which knows no room. Middle, the cosine once
-    both means are taken away. Right, how often a room finds its own caption.
+    both means are taken away. Right, how often a room finds its own caption or picture.
 
     Args:
-        table: rows of runs: `arm`, `seed`, `cosine`, `cosine_constant`, `cosine_centred`, and `recall1`, a share.
+        table: rows of runs: `arm`, `seed`, and the columns that `vector_knowledge` gives.
+        of: "cosine" to the captions' vectors, "image_cosine" to the pictures'.
     """
+    what, retrieved = ("caption", "recall1") if of == "cosine" else ("picture", "image_recall1")
     arms = _arms(table)
     figure, panels = plt.subplots(1, 3, figsize=(8.6, 0.36 * len(arms) + 1.6), sharey=True)
-    columns = {"cosine": ("cosine to the caption", 1), "cosine_centred": ("the same, centred", 1),
-               "recall1": (f"rooms that find their\ncaption among {GALLERY}, %", 100)}  # fmt: skip
+    columns = {of: (f"cosine to the {what}", 1), f"{of}_centred": ("the same, centred", 1),
+               retrieved: (f"rooms that find their\n{what} among {GALLERY}, %", 100)}  # fmt: skip
     table = table.assign(centred_floor=0.0, recall_floor=1 / GALLERY)
-    floors = {"cosine": "cosine_constant", "cosine_centred": "centred_floor", "recall1": "recall_floor"}
+    floors = {of: f"{of}_constant", f"{of}_centred": "centred_floor", retrieved: "recall_floor"}
     for axes, (column, (title, scale)) in zip(panels, columns.items(), strict=True):
         for place, arm in enumerate(arms):
             rows = table[table["arm"] == arm]
@@ -261,19 +268,25 @@ def answers_table(table: pd.DataFrame, split: str = "comp") -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index").round(1).astype(object).fillna("")
 
 
-def spaces_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A line an arm, means over seeds: what the scene vectors know; the last line, what is reached without knowing."""
+def spaces_table(table: pd.DataFrame, prefix: str = "", of: str = "cosine") -> pd.DataFrame:
+    """A line an arm, means over seeds: what the scene vectors know; the last line, what is reached without knowing.
+
+    Args:
+        prefix: of the columns: "" after pre-training, "tuned_" after training on questions.
+        of: "cosine" to the captions' vectors, "image_cosine" to the pictures'.
+    """
+    retrieved = "recall1" if of == "cosine" else "image_recall1"
     columns = {"purity": ("purity", 100), "permuted": ("purity_95", 100), "zero-shot": ("zero_shot", 100),
-               "R@1": ("recall1", 100), "cosine": ("cosine", 1), "constant": ("cosine_constant", 1),
-               "centred": ("cosine_centred", 1)}  # fmt: skip
-    lines = {
-        ARMS.get(arm, arm): {
-            name: round(scale * table.loc[table["arm"] == arm, column].astype(float).mean(), 1 if scale > 1 else 2)
-            for name, (column, scale) in columns.items()
-        }
-        for arm in _arms(table)
-    }
-    nothing = {"zero-shot": round(100 / len(KINDS), 1), "R@1": round(100 / GALLERY, 1), "centred": 0.0}
+               "R@1": (retrieved, 100), "cosine": (of, 1), "constant": (f"{of}_constant", 1),
+               "centred": (f"{of}_centred", 1)}  # fmt: skip
+    lines = {}
+    for arm in _arms(table):
+        rows = table[table["arm"] == arm]
+        means = {name: scale * rows[prefix + column].astype(float).mean() for name, (column, scale) in columns.items()}
+        digits = {name: 1 if scale > 1 else 2 for name, (_, scale) in columns.items()}
+        lines[ARMS.get(arm, arm)] = {name: round(mean, digits[name]) for name, mean in means.items()}
+    nothing = {"purity": round(100 / len(KINDS), 1), "zero-shot": round(100 / len(KINDS), 1),
+               "R@1": round(100 / GALLERY, 1), "centred": 0.0}  # fmt: skip
     found = pd.DataFrame.from_dict(lines | {"chance": nothing}, orient="index")
     return found.astype(object).fillna("")
 
