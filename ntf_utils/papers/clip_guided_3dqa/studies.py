@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from ntf_utils.papers.clip_guided_3dqa.answering import AnswerConfig
 from ntf_utils.papers.clip_guided_3dqa.defects import DefectConfig
 from ntf_utils.papers.clip_guided_3dqa.detection import DetectConfig
+from ntf_utils.papers.clip_guided_3dqa.explorer_run import RoomExplorerConfig
 from ntf_utils.papers.clip_guided_3dqa.pretraining import Arm
 from ntf_utils.papers.clip_guided_3dqa.teacher import TeacherConfig
 from ntf_utils.runs import Config
@@ -101,6 +102,23 @@ class RoomParameters(Config):
     def main(self) -> list[AnswerConfig]:
         """The arms of the first page."""
         return self.arms(*MAIN)
+
+
+class SpaceParameters(RoomParameters):
+    """Of 02_what_the_scene_vector_knows. `explored`, `shown` and `asked` are what the explorer shows of the first seed:
+    arms, rooms of each report, and questions about each room."""
+
+    explored: tuple[Arm, ...]
+    shown: Count
+    asked: Count
+
+    def explorer(self) -> RoomExplorerConfig:
+        """Networks of the first seed with their answers."""
+        network = self.arm("TI", self.first_seed)
+        return RoomExplorerConfig(network=network, arms=self.explored, shown=self.shown, asked=self.asked)
+
+    def runs(self) -> list[Config]:
+        return [*super().runs(), self.explorer()]
 
 
 class DefectParameters(RoomParameters):
