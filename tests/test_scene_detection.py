@@ -78,6 +78,12 @@ def test_things_of_unknown_classes_are_part_of_the_room():
     assert truth.classes[0, :2].tolist() == [1, 0] and truth.boxes[0, 1].tolist() == list(range(12, 18))
 
 
+def test_clouds_of_unequal_size_get_a_sentence():
+    scenes = [room_scene(make_room(seed), points) for seed, points in ((1, 300), (2, 200))]
+    with pytest.raises(Refusal, match=r"equally many points .* has 300, .* 200"):
+        Clouds.of(scenes, NOUNS)
+
+
 # scores
 
 

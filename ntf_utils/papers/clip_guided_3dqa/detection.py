@@ -25,6 +25,7 @@ from ntf_utils.models.scene_encoder import SceneShape
 from ntf_utils.papers.clip_guided_3dqa.pretraining import ARMS, Aims, PretrainConfig, gallery_recall
 from ntf_utils.papers.clip_guided_3dqa.teacher import TeacherConfig, the_teacher
 from ntf_utils.papers.clip_guided_3dqa.worlds import Rooms, World, WorldConfig
+from ntf_utils.refusal import Refusal
 from ntf_utils.runs import Outcome, experiment
 from ntf_utils.training.checkpoint import Checkpoints
 from ntf_utils.training.device import default_device
@@ -121,7 +122,14 @@ class Clouds:
 
         Args:
             classes: names in the order of their numbers; things of other classes are no things here.
+
+        Raises:
+            Refusal: a scene has another number of points than the first.
         """
+        for scene in scenes:
+            if len(scene) != len(scenes[0]):
+                sizes = f"{scenes[0].name} has {len(scenes[0])}, {scene.name} {len(scene)}"
+                raise Refusal(f"clouds of a batch must have equally many points ({sizes}): draw them, `Scene.drawn`")
         number = {name: place for place, name in enumerate(classes)}
         most = max(1, *(len(scene.boxes) for scene in scenes))
         boxes = torch.zeros(len(scenes), most, 6)
@@ -147,7 +155,7 @@ class Clouds:
         """[classes, 3] mean extent of the things of each class, metres; 1 m where there is none."""
         extents, kinds = self.truth.boxes[..., 3:][self.truth.there], self.truth.classes[self.truth.there]
         some = [extents[kinds == kind] for kind in range(classes)]
-        return torch.stack([part.mean(dim=0) if len(part) else torch.ones(3) for part in some])
+        return torch.stack([part.mean(dim=0) if len(part) else part.new_ones(3) for part in some])
 
 
 class DetectorJob:
