@@ -120,7 +120,7 @@ display(Code(inspect.getsource(loading.load_weights), language="python"))
 # %% [markdown]
 # ## Answers that hang on the batch
 #
-# The missing argument is there while questions are answered, too. Objects then take part in the attention of whatever rooms share their batch, and the published evaluation shuffles. We train the network on questions both ways, put the same rooms of the test into batches in two different orders, and count the answers that are no longer the same.
+# The third: the missing argument is there while questions are answered, too. Objects then take part in the attention of whatever rooms share their batch, and the published evaluation shuffles. We train the network on questions both ways, put the same rooms of the test into batches in two different orders, and count the answers that are no longer the same.
 
 # %%
 display(consequences(measured))
@@ -155,7 +155,7 @@ found = sweep(train_detector, parameters.detectors())
 display(detectors(found))
 
 # %% [markdown]
-# Acc is the share of things that some proposal overlaps well enough, mAP the mean average precision over classes, R@1 how often a room's scene vector finds the picture of its own room among 64. The last line is what the chapter's arms are given: groups of points that stand together, found without any network. In rooms whose things keep a distance that is almost perfect; in a real scan it would not be.
+# Acc is the share of things that some proposal overlaps well enough ({term}`Acc@0.25`), {term}`mAP` the mean average precision over classes, {term}`R@1` how often a room's scene vector finds the picture of its own room among 64. The last line is what the chapter's arms are given: groups of points that stand together, found without any network. In rooms whose things keep a distance that is almost perfect; in a real scan it would not be.
 
 # %% mystnb={"figure": {"name": "fig-end-to-end", "caption": "Detectors trained together with the alignment, as it is mended (blue discs) and as released (orange squares), on rooms that training has not seen: things found (left), and what the scene vector knows (right). Marks are seeds, bars 95 % intervals of the mean. Crosses: the same networks before training; dotted: chance."}, "image": {"alt": "Two panels. Left: four scores of detection for both variants and before training. Right: retrieval of the room's picture and centred cosine for both variants, beside chance."}}
 _ = end_to_end(found)
