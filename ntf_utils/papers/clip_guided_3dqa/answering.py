@@ -1,4 +1,4 @@
-"""One run of the chapter: an arm's scene encoder learns to answer questions, and is scored on rooms that it has not seen.
+"""One run of the chapter: an arm's scene encoder learns to answer questions, and is scored on rooms it has not seen.
 
 The network is the paper's: words of the question, scene token and proposals attend to each other, and three heads tell
 the answer, the class of the thing asked for, and which proposal it is. Loss, after the published code:
@@ -12,7 +12,7 @@ The unit of repetition is the seed: rooms, questions, start and order follow fro
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,13 +24,15 @@ from torch.nn import functional as F
 from ntf_utils.data.room_language import answer
 from ntf_utils.measures.answers import answer_scores
 from ntf_utils.measures.boxes import localised
+from ntf_utils.measures.retrieval import flat_map
 from ntf_utils.models.loading import load_weights
-from ntf_utils.models.scene_encoder import Answered, SceneQA, detection_loss, place_loss
+from ntf_utils.models.scene_encoder import Answered, SceneEncoder, SceneQA, detection_loss, place_loss
 from ntf_utils.papers.clip_guided_3dqa.pretraining import (
     CHOICES,
     PretrainConfig,
     fresh_encoder,
     pretrain,
+    scene_vectors,
     vector_knowledge,
 )
 from ntf_utils.papers.clip_guided_3dqa.teacher import the_teacher
@@ -48,7 +50,7 @@ class AnswerConfig(PretrainConfig):
     """One arm of one seed, from the pre-training to the scores.
 
     Attributes:
-        answer_steps, answer_batch, answer_rate: AdamW; a batch is `answer_batch` rooms with `each` questions about each.
+        answer_steps, answer_batch, answer_rate: AdamW; a batch is `answer_batch` rooms with `each` questions of each.
         detection: v, the weight of the detection losses while answering.
         fusion_layers, answer_dropout: of the network. answer_loss: over answers; the published code's is "bce".
         frozen: the encoder stays as the pre-training left it.
@@ -69,12 +71,12 @@ class AnswerConfig(PretrainConfig):
 def answer_questions(config: AnswerConfig) -> Outcome:
     """Pre-trains, trains on questions, and scores.
 
-    Row: for each report (iid, comp), in percent: em1, em3; majority: what the question alone tells, see `majority`; swapped:
-    em1 when each question is put to another room; acc25, acc50: localisation; kind: the class of the thing; bleu4,
+    Row: for each report (iid, comp), in percent: em1, em3; majority: what the question alone tells, see `majority`;
+    swapped: em1 when each question is put to another room; acc25, acc50: localisation; kind: the class of the thing; bleu4,
     rouge_l (0 to 1) and cider (0 to 10); oracle: what reads the attributes. Of the scene vectors after pre-training, on
     the iid rooms: see `vector_knowledge`; after answering: the same with "tuned_". loaded, of: tensors that the network
-    took over from the pre-trained encoder. Curves: "templates": em1, majority and swapped of each template; "learning";
-    "pretraining".
+    took over from the pre-trained encoder. Curves: "templates": em1, majority and swapped of each template; "map": the
+    scene vectors after pre-training drawn flat, and the types of the rooms; "learning"; "pretraining".
     """
     job = Job(config, default_device())
     network, notes = job.network()
@@ -88,6 +90,7 @@ def answer_questions(config: AnswerConfig) -> Outcome:
     if config.arm != "blind":
         row |= vector_knowledge(network.encoder, job.world.val["iid"], job.teacher, "tuned_")
     curves = {"templates": columns(lines), "learning": learning}
+    curves |= {"map": notes.map} if notes.map else {}
     if notes.learning["step"]:
         curves["pretraining"] = notes.learning
     return Outcome([row], curves)
@@ -95,11 +98,12 @@ def answer_questions(config: AnswerConfig) -> Outcome:
 
 @dataclass(frozen=True)
 class Notes:
-    """Of the pre-training: what it loaded, what its vectors knew, and its losses."""
+    """Of the pre-training: what it loaded, what its vectors knew and how they lie, and its losses."""
 
     loaded: int
     of: int
     known: dict[str, float]
+    map: dict[str, list]
     learning: dict[str, list]
 
 
@@ -114,7 +118,10 @@ class Job:
             self.questions[name] = self._asked(self.world.val_questions[name], rooms)
 
     def _asked(self, questions: Sequence, rooms: Rooms) -> Asked:
-        return asked(questions, rooms, self.world.answers, self.teacher.encode_words).to(self.device)
+        found = asked(questions, rooms, self.world.answers, self.teacher.encode_words).to(self.device)
+        if self.config.arm == "blind":  # nothing is shown, so there is no place to point at
+            found = replace(found, place=torch.full_like(found.place, -1))
+        return found
 
     def seen(self, rooms: Rooms) -> Proposals:
         """What the network is shown of rooms: nothing, where it must answer from the question alone."""
@@ -138,13 +145,21 @@ class Job:
         config, network = self.config, self.fresh()
         encoder = fresh_encoder(config).to(self.device)
         learning = pretrain(config, self.world, encoder, self.teacher)
-        known = {}
+        known, drawn = {}, {}
         if config.arm != "blind":
             known = vector_knowledge(encoder, self.world.val["iid"], self.teacher)
+            drawn = self.map(encoder)
         if config.targets is None:
-            return network, Notes(0, len(encoder.state_dict()), known, learning)
+            return network, Notes(0, len(encoder.state_dict()), known, drawn, learning)
         loaded = load_weights(network.encoder, encoder.state_dict(), released=config.targets.released)
-        return network, Notes(loaded.tensors, loaded.of, known, learning)
+        return network, Notes(loaded.tensors, loaded.of, known, drawn, learning)
+
+    def map(self, encoder: SceneEncoder) -> dict[str, list]:
+        """Scene vectors of the iid rooms, drawn flat: x, y and the type of each room."""
+        rooms = self.world.val["iid"]
+        x, y = flat_map(scene_vectors(encoder, rooms)[0]).T.tolist()
+        points = ([round(value, 3) for value in values] for values in (x, y))
+        return dict(zip(("x", "y"), points, strict=True)) | {"kind": [room.kind for room in rooms.rooms]}
 
     def train(self, network: SceneQA) -> dict[str, list]:
         """Trains in place; the losses on the way."""
@@ -236,7 +251,8 @@ class Job:
         some = there.any(dim=1)
         named = (said.kind.cpu() == questions.kind.cpu())[some]
         near, well = (localised(said.box.cpu(), truth, there, least)[some] for least in (0.25, 0.5))
-        return {"acc25": 100 * near.float().mean(), "acc50": 100 * well.float().mean(), "kind": 100 * named.float().mean()}
+        found = {"acc25": near, "acc50": well, "kind": named}
+        return {name: 100 * values.float().mean() for name, values in found.items()}
 
     @torch.no_grad()
     def answers(self, network: SceneQA, shown: Proposals, questions: Asked, elsewhere: Tensor | None = None) -> "Said":
@@ -287,7 +303,7 @@ class Draw:
 
 
 def losses(said: Answered, questions: Asked, rows: Tensor, kind_of_loss: str = "softmax") -> dict[str, Tensor]:
-    """The three losses of a batch of questions: answer, place and class of the thing asked for; each a mean, in nats."""
+    """Three losses of a batch of questions: answer, place and class of the thing asked for; each a mean, in nats."""
     kind, wanted = questions.kind[rows], questions.answers[rows]
     named = kind >= 0
     if kind_of_loss == "bce":
