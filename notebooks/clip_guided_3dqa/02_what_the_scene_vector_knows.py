@@ -21,7 +21,38 @@
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop, gpu or paper: names the verdicts, see book/rerunning
-# [shared parameters of the chapter]
+seeds: int = 5  # sets of rooms, each with a start and an order of its own; all arms share them
+first_seed: int = 0  # settings were chosen on seeds from 1000 on
+pretrain_rooms: int = 512  # with captions and pictures, without questions; all 64 pairs of class and colour
+qa_rooms: int = 320  # with questions; 12 pairs never occur in them
+val_rooms: int = 128  # of each report; never trained on
+per_template: int = 480  # most questions of each kind in training
+val_per_template: int = 200  # and in each report; one of a thousand is worth 0.1 points
+points: int = 2048  # of a room's cloud, of which its proposals are cut
+picture: int = 48  # pixels a side of a picture from above
+teacher_folder: str = ""  # of CLIP, in transformers' or open_clip's format; empty trains the small teacher
+teacher_seed: int = 0  # there is one teacher: intervals speak about rooms and starts, not about teachers
+teacher_rooms: int = 3072  # of the teacher's own
+teacher_unseen: int = 256  # rooms of its gate
+teacher_steps: int = 400
+teacher_batch: int = 128
+teacher_rate: float = 0.002
+dimension: int = 128  # of its vectors; CLIP ViT-B/32 has 512
+teacher_width: int = 16  # channels of its first convolution
+pretrain_steps: int = 300
+pretrain_batch: int = 64  # rooms; the published code's is 16
+pretrain_rate: float = 0.002  # AdamW's peak; the published 0.0001 has many more updates
+alignment: float = 0.1  # weight of the cosines beside the detection losses, the published code's
+width: int = 64  # of scene layer and fusion; the paper's is 256
+heads: int = 4  # the paper's are 8
+feedforward: int = 128  # the paper's is 2048
+crop_width: int = 64  # of the network that reads a proposal's points
+answer_steps: int = 400
+answer_batch: int = 32  # rooms
+each: int = 4  # questions about each room of a batch
+answer_rate: float = 0.002
+detection: float = 1.0  # weight of the detection losses while answering
+fusion_layers: int = 2  # the paper's
 explored: list = ["S", "D", "TI"]  # arms whose answers the explorer shows, for the first seed
 shown: int = 3  # rooms of each report in the explorer
 asked: int = 8  # questions about each, of different kinds
@@ -96,8 +127,7 @@ provenance(main, profile)
 box(
     "C3",
     effects=effects.interpretability(main),
-    rests_on=[main, teachers],
-    gates=effects.gates(main, teachers),
+    rests_on=[main, teachers], gates=effects.gates(main, teachers), examples=parameters.val_rooms,
 )
 
 # %% [markdown]

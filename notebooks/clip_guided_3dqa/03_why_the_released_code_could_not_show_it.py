@@ -21,7 +21,38 @@
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop, gpu or paper: names the verdicts, see book/rerunning
-# [shared parameters of the chapter]
+seeds: int = 5  # sets of rooms, each with a start and an order of its own; all arms share them
+first_seed: int = 0  # settings were chosen on seeds from 1000 on
+pretrain_rooms: int = 512  # with captions and pictures, without questions; all 64 pairs of class and colour
+qa_rooms: int = 320  # with questions; 12 pairs never occur in them
+val_rooms: int = 128  # of each report; never trained on
+per_template: int = 480  # most questions of each kind in training
+val_per_template: int = 200  # and in each report; one of a thousand is worth 0.1 points
+points: int = 2048  # of a room's cloud, of which its proposals are cut
+picture: int = 48  # pixels a side of a picture from above
+teacher_folder: str = ""  # of CLIP, in transformers' or open_clip's format; empty trains the small teacher
+teacher_seed: int = 0  # there is one teacher: intervals speak about rooms and starts, not about teachers
+teacher_rooms: int = 3072  # of the teacher's own
+teacher_unseen: int = 256  # rooms of its gate
+teacher_steps: int = 400
+teacher_batch: int = 128
+teacher_rate: float = 0.002
+dimension: int = 128  # of its vectors; CLIP ViT-B/32 has 512
+teacher_width: int = 16  # channels of its first convolution
+pretrain_steps: int = 300
+pretrain_batch: int = 64  # rooms; the published code's is 16
+pretrain_rate: float = 0.002  # AdamW's peak; the published 0.0001 has many more updates
+alignment: float = 0.1  # weight of the cosines beside the detection losses, the published code's
+width: int = 64  # of scene layer and fusion; the paper's is 256
+heads: int = 4  # the paper's are 8
+feedforward: int = 128  # the paper's is 2048
+crop_width: int = 64  # of the network that reads a proposal's points
+answer_steps: int = 400
+answer_batch: int = 32  # rooms
+each: int = 4  # questions about each room of a batch
+answer_rate: float = 0.002
+detection: float = 1.0  # weight of the detection losses while answering
+fusion_layers: int = 2  # the paper's
 defect_seeds: int = 3  # of the defects; each trains two networks
 group: int = 16  # rooms of a batch when answers are compared; the published evaluation has 16 questions
 detect_seeds: int = 3  # of the detectors; each trains two
@@ -48,9 +79,8 @@ from torch import nn
 
 from ntf_utils.claims import Court
 from ntf_utils.models import loading, scene_encoder
-from ntf_utils.papers.clip_guided_3dqa import detection
 from ntf_utils.papers.clip_guided_3dqa.defects import measure_defects
-from ntf_utils.papers.clip_guided_3dqa.detection import train_detector
+from ntf_utils.papers.clip_guided_3dqa.detection import train_detector, train_together
 from ntf_utils.runs import curves, sweep
 from ntf_utils.show import claim_box, provenance, use_style
 from ntf_utils.show.defect_figures import consequences, detectors, end_to_end, gradient_bars, losses_on_the_way
@@ -148,7 +178,7 @@ judged
 # The arms of this chapter are given their objects, because thousands of questions can then be trained on in seconds. The paper's pre-training is longer: a detector that finds the objects, its own losses, and the alignment on top, all trained together. Once, we do that here as well, in PyTorch alone: the published code needs kernels that exist for GPUs only.
 
 # %% tags=["hide-output"]
-display(Code(inspect.getsource(detection.train_together), language="python"))
+display(Code(inspect.getsource(train_together), language="python"))
 
 # %%
 found = sweep(train_detector, parameters.detectors())

@@ -13,7 +13,9 @@ from ntf_utils.papers.clip_guided_3dqa.defects import DefectConfig
 from ntf_utils.papers.clip_guided_3dqa.detection import DetectConfig
 from ntf_utils.papers.clip_guided_3dqa.explorer_run import RoomExplorerConfig
 from ntf_utils.papers.clip_guided_3dqa.pretraining import Arm
+from ntf_utils.papers.clip_guided_3dqa.scans import ScansConfig
 from ntf_utils.papers.clip_guided_3dqa.teacher import TeacherConfig
+from ntf_utils.refusal import Refusal
 from ntf_utils.runs import Config
 
 Count = Annotated[int, Field(ge=1)]
@@ -25,8 +27,8 @@ MAIN = ("blind", "S", "D", "T", "I", "TI", "Sh", "R", "TIx")  # arms of the firs
 class RoomParameters(Config):
     """What the notebooks share: rooms, teacher, networks and recipes of the main arms.
 
-    `seeds` are counted from `first_seed`; the names are those of `AnswerConfig`, and with "teacher_" before them those of
-    `TeacherConfig`.
+    `seeds` are counted from `first_seed`; the names are those of `AnswerConfig`, and with "teacher_" before them
+    those of `TeacherConfig`.
     """
 
     profile: Literal["smoke", "laptop", "gpu", "paper"]
@@ -102,6 +104,31 @@ class RoomParameters(Config):
     def main(self) -> list[AnswerConfig]:
         """The arms of the first page."""
         return self.arms(*MAIN)
+
+
+class AnswerParameters(RoomParameters):
+    """Of 01_rooms_and_questions. `scans` and `clip` are folders; `scan_arms` run on ScanNet, `scan_seeds` of each."""
+
+    scans: str
+    clip: str
+    scan_arms: tuple[Literal["blind", "S", "D", "T", "I", "TI", "R"], ...]
+    scan_seeds: Count
+    scan_size: Literal["laptop", "paper"]
+
+    @model_validator(mode="after")
+    def _has_a_teacher(self) -> Self:
+        if self.scans and not self.clip:
+            raise Refusal("scans is given but not clip: on ScanNet the targets are CLIP's, name its folder in clip")
+        return self
+
+    def on_scans(self) -> list[ScansConfig]:
+        """The paper's own experiment, where its data are at hand."""
+        if not self.scans:
+            return []
+        return [
+            ScansConfig(root=self.scans, clip=self.clip, arm=arm, seed=seed, size=self.scan_size)
+            for seed in self.counted[: self.scan_seeds] for arm in self.scan_arms
+        ]  # fmt: skip
 
 
 class SpaceParameters(RoomParameters):
