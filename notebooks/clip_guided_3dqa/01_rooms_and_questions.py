@@ -110,21 +110,22 @@ _ = rooms_and_words(split("val_iid", 3, first_seed), picture)
 # %%
 asked = ask(split("train", qa_rooms, first_seed), first_seed, per_template=per_template)
 held_out = ask(split("val_comp", val_rooms, first_seed), first_seed, per_template=val_per_template, about="held-out")
-print(f"first seed: {len(asked):,} training questions in {qa_rooms} rooms; {len(held_out):,} about held-out pairs in {val_rooms} rooms")
+print(f"first seed: {len(asked):,} training questions in {qa_rooms} rooms")
+print(f"{len(held_out):,} questions about held-out pairs in {val_rooms} rooms, for example")
 for question in held_out[:: max(1, len(held_out) // 6)][:6]:
     print(f"  {question.template:<11} {question.text}  {' | '.join(question.answers)}")
 
 # %% [markdown]
 # ## The teacher
 #
-# CLIP would be at a loss in rooms of boxes and cylinders. Ours is a small model of the same build: one tower reads pictures, one reads texts, and both are trained on rooms of their own so that a picture and its text meet in one space ({term}`contrastive training`). Then it is frozen. The pre-training can only pass on what the teacher knows, so a {term}`gate` asks: among 64 new rooms, does it find the text of the one in the picture? If it does so too seldom, nothing below is judged. A folder with CLIP's own weights can stand in its place (`teacher_folder`).
+# CLIP's weights do not come with this book, and our rooms are made of boxes and cylinders. So the teacher is a small model of CLIP's build: one tower reads pictures, one reads texts, and both are trained on rooms of their own so that a picture and its text meet in one space ({term}`contrastive training`). Then it is frozen. The pre-training can only pass on what the teacher knows, so a {term}`gate` asks: among 64 new rooms, does it find the text of the one in the picture? If it does so too seldom, nothing below is judged. A folder with CLIP's own weights can stand in its place (`teacher_folder`).
 
 # %%
 teachers = sweep(train_teacher, [parameters.teacher()])
 known = teachers.iloc[0]
-print(f"text of the picture found among 64: {100 * known['recall1']:.0f} % (chance {100 * known['chance']:.1f} %); "
-      f"picture of the text: {100 * known['recall1_text']:.0f} %")
-print(f"caption of a single thing found: {100 * known['recall1_caption']:.0f} %; type of room named: {100 * known['zero_shot']:.0f} % (chance 25 %)")
+for name, what in (("recall1", "text of the picture"), ("recall1_text", "picture of the text"), ("recall1_caption", "caption of a thing")):
+    print(f"{what} found among 64: {100 * known[name]:.0f} % (chance {100 * known['chance']:.1f} %)")
+print(f"type of room named from the picture: {100 * known['zero_shot']:.0f} % (chance {100 * known['zero_shot_chance']:.0f} %)")
 
 # %% tags=["remove-input"]
 provenance(teachers, profile)
@@ -164,7 +165,8 @@ for name, value in effects.above_table(main).mean().items():
     print(f"question-only network above fixed answers, {name}: {value:+.1f} points")
 for name, value in effects.above_blind(main).mean().items():
     print(f"arm on the wrong room above the question-only network, {name}: {value:+.1f} points")
-print("gates: " + ", ".join(f"{name} {'passed' if passed else 'FAILED'}" for name, passed in gates.items()))
+for name, passed in gates.items():
+    print(f"gate {name}: {'passed' if passed else 'FAILED'}")
 
 # %% [markdown]
 # ## Does it help?
@@ -179,7 +181,7 @@ provenance([main, teachers], profile)
 answers_table(main, "comp")
 
 # %% [markdown]
-# Means over seeds in percent, on the report comp; `+-` is the half-width of EM@1's 95 % interval. {term}`EM@k`, {term}`BLEU`, {term}`ROUGE-L` and {term}`CIDEr` score the text of the answer, {term}`Acc@0.25` whether the right thing is pointed at, *class* whether it is named. BLEU-4 and CIDEr are made for sentences: most of our answers have one word, as many of ScanQA's have. The other report:
+# Means over seeds in percent, on the report comp; `+-` is the half-width of EM@1's 95 % interval. {term}`EM@k`, {term}`BLEU`, {term}`ROUGE-L` and {term}`CIDEr` score the text of the answer, {term}`Acc@0.25` whether the right thing is pointed at, *class* whether it is named. BLEU-4 and CIDEr are made for sentences, and most of our answers have one word. The other report:
 
 # %%
 answers_table(main, "iid")
@@ -287,7 +289,7 @@ else:
 # - **The answer's place.** It is read at a learnt token. The published code reads it at the first word, which in CLIP's causal text model has seen no other word and so is a constant as well.
 # - **Norms first.** Our small Transformer layers normalise before attention and not after it, as the paper's do; they learned faster so. The sizes of the paper keep its order.
 # - **Every seed has rooms of its own**, so the intervals speak about rooms as well as about starts. There is one teacher.
-# - **Splits are hashed.** No room of one split occurs in another, the teacher's included.
+# - **No room of one split occurs in another**, the teacher's included: each comes from its split's name, its seed and its number.
 #
 # ## How the sizes were chosen
 #
@@ -297,7 +299,7 @@ else:
 #
 # **Easy.** To write the loss: two cosines.
 #
-# **Hard.** To ask questions that do not answer themselves. Each balance above was needed: without it, a network that never saw a room did well.
+# **Hard.** To ask questions that do not answer themselves. Whether we did, the controls say.
 #
 # **Left open.** The paper's ablations, seeds and hours are unknown to us. ScanQA's test answers are gone with its server.
 #

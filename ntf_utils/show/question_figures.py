@@ -261,7 +261,7 @@ def answers_table(table: pd.DataFrame, split: str = "comp") -> pd.DataFrame:
         found = {name: scale.get(name, 1) * rows[f"{column}_{split}"].astype(float).mean()
                  for name, column in columns.items()}  # fmt: skip
         half = _mean(rows[f"em1_{split}"].astype(float))
-        lines[ARMS.get(arm, arm)] = {"EM@1": found.pop("EM@1"), "+-": half[2] - half[0], **found}
+        lines[arm] = {"EM@1": found.pop("EM@1"), "+-": half[2] - half[0], **found}
     blind = _by_seed(table[table["arm"] == BLIND], f"em1_{split}")
     for label, told in (("question only", blind), ("fixed answers", _by_seed(table, f"majority_{split}"))):
         lines[label] = {"EM@1": told.mean(), "+-": _mean(told)[2] - told.mean()}
@@ -284,7 +284,7 @@ def spaces_table(table: pd.DataFrame, prefix: str = "", of: str = "cosine") -> p
         rows = table[table["arm"] == arm]
         means = {name: scale * rows[prefix + column].astype(float).mean() for name, (column, scale) in columns.items()}
         digits = {name: 1 if scale > 1 else 2 for name, (_, scale) in columns.items()}
-        lines[ARMS.get(arm, arm)] = {name: round(mean, digits[name]) for name, mean in means.items()}
+        lines[arm] = {name: round(mean, digits[name]) for name, mean in means.items()}
     nothing = {"purity": round(100 / len(KINDS), 1), "zero-shot": round(100 / len(KINDS), 1),
                "R@1": round(100 / GALLERY, 1), "centred": 0.0}  # fmt: skip
     found = pd.DataFrame.from_dict(lines | {"chance": nothing}, orient="index")
@@ -303,7 +303,7 @@ def scans_table(table: pd.DataFrame) -> pd.DataFrame:
             mean, _, high = _mean(rows["em1"].astype(float))
             found = {name: scale.get(name, 1) * rows[column].astype(float).mean() for name, column in columns.items()
                      if column in rows}  # fmt: skip
-            lines[ARMS.get(arm, "question only")] = {"EM@1": found.pop("EM@1"), "+-": high - mean, **found}
+            lines["question only" if arm == BLIND else arm] = {"EM@1": found.pop("EM@1"), "+-": high - mean, **found}
     return pd.DataFrame.from_dict(lines, orient="index").round(1).astype(object).fillna("")
 
 
