@@ -1,4 +1,4 @@
-"""Pre-training of the scene encoder (Parelli et al., 2023): detection losses, and the cosine to a frozen teacher's vectors.
+"""Pre-training of the scene encoder (Parelli et al., 2023): detection losses, and the cosine to a teacher's vectors.
 
 A sample is a room, the caption of one of its things, and its picture from above. With z the scene vector,
 
@@ -9,10 +9,10 @@ where proposals are given: class and box.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ntf_utils.data.room_language import kind_prompt
@@ -86,6 +86,11 @@ class PretrainConfig(WorldConfig):
     feedforward: int = Field(128, ge=1)
     crop_width: int = Field(64, ge=2, multiple_of=2)
     dropout: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.shape()  # sizes that cannot be are refused here, before any training
+        return self
 
     @property
     def targets(self) -> Targets | None:

@@ -1,8 +1,8 @@
 """The rooms of one seed as the networks see them: proposals, what each of them truly is, pictures, captions, questions.
 
 A seed has rooms of its own: for pre-training (all pairs of class and colour, captions and pictures, no questions), for
-questions (12 of the 64 pairs never come), and for two reports: *iid*, drawn as the rooms with questions are, and *comp*,
-asked about the pairs that those never had. No room is in two of them.
+questions (12 of the 64 pairs never come), and for two reports: *iid*, drawn as the rooms with questions are, and
+*comp*, asked about the pairs that those never had. No room is in two of them.
 """
 
 import hashlib
@@ -269,8 +269,9 @@ def asked(questions: Sequence[Question], rooms: Rooms, known: Sequence[str], enc
         for r, thing in zip(row, first, strict=True)
     ]  # fmt: skip
     where = {text: place for place, text in enumerate(texts)}
+    text = torch.tensor([where[question.text] for question in questions])
     return Asked(
-        questions, row, words.cpu(), mask.cpu(), torch.tensor([where[question.text] for question in questions]), answers,
+        questions, row, words.cpu(), mask.cpu(), text, answers,
         torch.where(there.any(dim=1), there.float().argmax(dim=1), -1), torch.tensor(kind),
     )  # fmt: skip
 
