@@ -1,7 +1,7 @@
 """Arrays that are dear to make and cheap to keep: made once, found again on disk by what they were made from.
 
-They lie under the store's cache folder, which may be deleted at any time: the cache only saves time. A file is written in
-one step, so that of two writers of the same arrays the later one wins, and nobody reads half.
+They lie under the store's cache folder, which may be deleted at any time: the cache only saves time. A file is written
+in one step, so that of two writers of the same arrays the later one wins, and nobody reads half.
 """
 
 import hashlib

@@ -72,11 +72,12 @@ def answer_questions(config: AnswerConfig) -> Outcome:
     """Pre-trains, trains on questions, and scores.
 
     Row: for each report (iid, comp), in percent: em1, em3; majority: what the question alone tells, see `majority`;
-    swapped: em1 when each question is put to another room; acc25, acc50: localisation; kind: the class of the thing;
-    bleu4, rouge_l (0 to 1) and cider (0 to 10); oracle: what reads the attributes. Of the scene vectors after pre-training, on
-    the iid rooms: see `vector_knowledge`; after answering: the same with "tuned_". loaded, of: tensors that the network
-    took over from the pre-trained encoder. Curves: "templates": em1, majority and swapped of each template; "map": the
-    scene vectors after pre-training drawn flat, and the types of the rooms; "learning"; "pretraining".
+    swapped: em1 when each question is put to another room; acc25, acc50: localisation; kind: the class of the
+    thing; bleu4, rouge_l (0 to 1) and cider (0 to 10); oracle: what reads the attributes. Of the scene vectors
+    after pre-training, on the iid rooms: see `vector_knowledge`; after answering: the same with "tuned_". loaded,
+    of: tensors that the network took over from the pre-trained encoder. Curves: "templates": em1, majority and
+    swapped of each template; "map": the scene vectors after pre-training drawn flat, and the types of the rooms;
+    "learning"; "pretraining".
     """
     job = Job(config, default_device())
     network, notes = job.network()

@@ -1,8 +1,8 @@
 """The teacher: a small image-text model trained on rooms of its own in the place of CLIP, and the gate it must pass.
 
 CLIP has seen hundreds of millions of pictures with their texts, and no ScanNet. This one sees generated rooms, from
-above and from eye level, with texts that tell the type of room and some of its things; then it is frozen. No room of it comes
-again. A trained teacher is kept under the store's cache folder.
+above and from eye level, with texts that tell the type of room and some of its things; then it is frozen. No room of it
+comes again. A trained teacher is kept under the store's cache folder.
 """
 
 
