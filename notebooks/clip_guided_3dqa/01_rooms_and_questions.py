@@ -143,7 +143,7 @@ provenance(teachers, profile)
 display(Code(inspect.getsource(scene_encoder.alignment_loss), language="python"))
 
 # %% [markdown]
-# Then the question comes in. Its words, the scene token and the proposals attend to each other in two more layers, and three heads are read off: the answer, the class of the thing asked about, and which proposal it is. The encoder goes on learning, from the detection losses too.
+# Then the question comes in. Its words, the scene token and the proposals attend to each other in two more layers, and three heads are read off: which proposal is asked about, its class, and the answer. The encoder goes on learning, from the detection losses too.
 #
 # All arms have the same rooms, questions, network, start and number of updates while answering, seed by seed. They differ in what happened before:
 #
@@ -286,7 +286,8 @@ else:
 # - **Which defects are mended.** Attention across the batch, and two in loading weights: {doc}`03_why_the_released_code_could_not_show_it`. With them, "pre-trained" is "from scratch".
 # - **No mirrored rooms.** The published code flips scans while it trains and leaves "left" and "right" in the question. We flip nothing.
 # - **Cross-entropy over answers.** The published code trains a yes or no for each answer (`answer_loss="bce"` does so); in trial runs that learned more slowly here.
-# - **The answer's place.** It is read at a learnt token. The published code reads it at the first word, which in CLIP's causal text model has seen no other word and so is a constant as well.
+# - **Where the answer is read.** At a learnt token, together with the proposal that the network points at. With the token alone, as in the published code (`pointer=False`), no arm learned in trial runs to look at the right thing in the time given. The published code takes the first word for that token, which in CLIP's causal text model has seen no other word and so is a constant as well.
+# - **Colours need a say.** Places are in metres and colours between 0 and 1. Until the proposals' features were normalised, colours made up a hundredth of what the layers above saw, and no arm could name one.
 # - **Norms first.** Our small Transformer layers normalise before attention and not after it, as the paper's do; they learned faster so. The sizes of the paper keep its order.
 # - **Every seed has rooms of its own**, so the intervals speak about rooms as well as about starts. There is one teacher.
 # - **No room of one split occurs in another**, the teacher's included: each comes from its split's name, its seed and its number.
