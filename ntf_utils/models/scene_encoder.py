@@ -32,6 +32,9 @@ class SceneShape:
         longest: most words of a question.
         norm_first: layer norms before attention and MLP, not after: small networks learn sooner so. The published code
             has them after, as torch does by default.
+        pointer: the answer is read from the answer token and from the proposal that is pointed at; else, as in the
+            published code, from the token alone. In trial runs the token had not learned to look at the right proposal
+            when training ended, and no network could tell a colour or a size.
         dropout: in the layers; answer_dropout: before the last layer of the answer head.
         across_batch: let the scene layer attend from scene to scene instead of from object to object. The published
             code does: its layer lacks `batch_first=True` and is given [batch, tokens, width].
@@ -49,6 +52,7 @@ class SceneShape:
     text_width: int = 128
     longest: int = 24
     norm_first: bool = True
+    pointer: bool = True
     dropout: float = 0.1
     answer_dropout: float = 0.3
     across_batch: bool = False
@@ -66,7 +70,7 @@ class SceneShape:
 # counterpart there; the number of answers is the training set's (8864 is from memory).
 PAPER = SceneShape(
     classes=18, answers=8864, embedding=512, width=256, heads=8, feedforward=2048, crop=(128, 256), text_width=512,
-    longest=77, norm_first=False,
+    longest=77, norm_first=False, pointer=False,
 )  # fmt: skip
 
 
@@ -119,8 +123,11 @@ class ProposalEncoder(nn.Module):
         super().__init__()
         hidden, out = shape.crop
         self.points = nn.Sequential(nn.Linear(6, hidden), nn.ReLU(), nn.Linear(hidden, out), nn.ReLU())
-        self.merge = nn.Sequential(nn.Linear(2 * out, out), nn.ReLU())
-        self.box = nn.Sequential(nn.Linear(6, hidden), nn.ReLU(), nn.Linear(hidden, out), nn.ReLU())
+        # the norms give look and box equal say: without them colours are a hundredth of what the layers after see
+        self.merge = nn.Sequential(nn.Linear(2 * out, out), nn.ReLU(), nn.LayerNorm(out))
+        self.box = nn.Sequential(
+            nn.Linear(6, hidden), nn.ReLU(), nn.Linear(hidden, out), nn.ReLU(), nn.LayerNorm(out)
+        )
         self.outputs = 2 * out
 
     def forward(self, crops: Tensor, boxes: Tensor) -> Tensor:
@@ -128,7 +135,7 @@ class ProposalEncoder(nn.Module):
 
         Points are taken from the box's centre, so that an object looks the same wherever it stands.
         """
-        local = torch.cat([crops[..., :3] - boxes[..., None, :3], crops[..., 3:] - 0.5], dim=-1)
+        local = torch.cat([2 * (crops[..., :3] - boxes[..., None, :3]), 4 * (crops[..., 3:] - 0.5)], dim=-1)
         h = self.points(local)  # [b, p, m, out]
         # the largest value finds a shape's corners, the mean its colour, which noise on single points blurs
         look = self.merge(torch.cat([h.amax(dim=2), h.mean(dim=2)], dim=-1))
@@ -217,7 +224,8 @@ class Fusion(nn.Module):
             for _ in range(shape.fusion_layers)
         )  # fmt: skip
         self.norm = nn.LayerNorm(shape.width) if shape.norm_first else nn.Identity()
-        self.answers = _head(shape.width, shape.answers, shape.answer_dropout)
+        self.pointer = shape.pointer
+        self.answers = _head(shape.width, shape.answers, shape.answer_dropout, 2 if shape.pointer else 1)
         self.objects = _head(shape.width, shape.classes, 0.1)
         self.places = _head(shape.width, 1, 0.1)
 
@@ -246,8 +254,13 @@ class Fusion(nn.Module):
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=absent)
         x = self.norm(x)
-        places = self.places(x[:, words.shape[1] + 2 :]).squeeze(-1).masked_fill(~encoded.present, -torch.inf)
-        return Answered(self.answers(x[:, 0]), self.objects(x[:, 0]), places, encoded)
+        token, proposals = x[:, 0], x[:, words.shape[1] + 2 :]
+        places = self.places(proposals).squeeze(-1).masked_fill(~encoded.present, -torch.inf)
+        read = token
+        if self.pointer:
+            pointed = (places.softmax(dim=1)[..., None] * proposals).sum(dim=1)
+            read = torch.cat([token, pointed], dim=1)  # [b, 2 width]
+        return Answered(self.answers(read), self.objects(token), places, encoded)
 
 
 class SceneQA(nn.Module):
@@ -274,8 +287,9 @@ class SceneQA(nn.Module):
         return self.fusion(encoded if scenes is None else encoded.at(scenes), words, mask)
 
 
-def _head(width: int, outputs: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, outputs))
+def _head(width: int, outputs: int, dropout: float, inputs: int = 1) -> nn.Sequential:
+    """An MLP of one hidden layer, from `inputs` vectors of the width."""
+    return nn.Sequential(nn.Linear(inputs * width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, outputs))
 
 
 def alignment_loss(scene: Tensor, targets: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ comes again. A trained teacher is kept under the store's cache folder.
 """
 
 
+import hashlib
+import inspect
 from functools import partial
 from typing import Literal
 
@@ -19,6 +21,7 @@ from ntf_utils.data.renders import eye_cameras, top_camera, views
 from ntf_utils.data.room_language import PREFIX, WORDS, captions, describe, kind_prompt, tokenise
 from ntf_utils.data.rooms import KINDS, Room, split
 from ntf_utils.measures.retrieval import recall_at, zero_shot
+from ntf_utils.models import dual_encoder
 from ntf_utils.models.clip import load_teacher
 from ntf_utils.models.dual_encoder import DualEncoder, RoomTeacher, Teacher, info_nce
 from ntf_utils.papers.clip_guided_3dqa.worlds import CODE
@@ -50,13 +53,13 @@ class TeacherConfig(Config):
     unseen: int = Field(256, ge=GALLERY, multiple_of=GALLERY)
     picture: int = Field(48, ge=16, multiple_of=16)
     dimension: int = Field(128, ge=2)
-    width: int = Field(24, ge=1)
+    width: int = Field(16, ge=1)
     text_width: int = Field(128, ge=4, multiple_of=4)
     steps: int = Field(600, ge=1)
     batch: int = Field(128, ge=2)
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    told: int = Field(4, ge=1)
+    told: int = Field(5, ge=1)
 
 
 @experiment(version=1, tolerance=0.05, resumable=True)
@@ -101,9 +104,7 @@ def the_teacher(config: TeacherConfig, source: Literal["trained", "random"] = "t
         return _as_teacher(_fresh(config))
     if config.folder:
         return load_teacher(config.folder, config.dimension, default_device())
-    about = {"config": config.as_dict(), "version": train_teacher.version, "torch": torch.__version__,
-             "device": default_device().type, "code": CODE}  # fmt: skip
-    kept = cached_arrays("room_teacher", about, lambda: _weights(_train(config, {"step": [], "loss": []})))
+    kept = cached_arrays("room_teacher", _about(config), lambda: _weights(_train(config, {"step": [], "loss": []})))
     network = _fresh(config)
     network.load_state_dict({name: torch.from_numpy(value) for name, value in kept.items()})
     return _as_teacher(network)
@@ -112,10 +113,17 @@ def the_teacher(config: TeacherConfig, source: Literal["trained", "random"] = "t
 def _trained(config: TeacherConfig, learning: dict[str, list]) -> Teacher:
     """Trained now, with the loss on its way, and kept."""
     network = _train(config, learning)
-    about = {"config": config.as_dict(), "version": train_teacher.version, "torch": torch.__version__,
-             "device": default_device().type, "code": CODE}  # fmt: skip
-    cached_arrays("room_teacher", about, partial(_weights, network))
+    cached_arrays("room_teacher", _about(config), partial(_weights, network))
     return _as_teacher(network)
+
+
+def _about(config: TeacherConfig) -> dict:
+    """All that decides a trained teacher."""
+    code = hashlib.sha256((inspect.getsource(dual_encoder) + inspect.getsource(_text) + CODE).encode()).hexdigest()
+    return {
+        "config": config.as_dict(), "version": train_teacher.version, "torch": torch.__version__,
+        "device": default_device().type, "code": code,
+    }  # fmt: skip
 
 
 def _as_teacher(network: DualEncoder) -> Teacher:
@@ -167,9 +175,15 @@ def _train(config: TeacherConfig, learning: dict[str, list]) -> DualEncoder:
 
 
 def _text(room: Room, rng: np.random.Generator, told: int) -> str:
-    """What a picture's text says: its type and some things, or captions of single things as ScanRefer has them."""
-    if rng.random() < 0.5:
-        return describe(room, rng, int(rng.integers(1, told + 1)), kind=rng.random() < 0.7)
+    """What a picture's text says: the type of room, or that and some things, or the caption of one, as ScanRefer has it.
+
+    Texts of several things are the most: they alone tell one room from most others.
+    """
+    draw = rng.random()
+    if draw < 0.15:
+        return kind_prompt(room.kind)
+    if draw < 0.8:
+        return describe(room, rng, int(rng.integers(min(2, told), told + 1)), kind=rng.random() < 0.8)
     some = captions(room)[int(rng.integers(len(room.things)))].text
     return f"{PREFIX} there is {some}" if rng.random() < 0.5 else some
 
