@@ -258,7 +258,9 @@ class Fusion(nn.Module):
         places = self.places(proposals).squeeze(-1).masked_fill(~encoded.present, -torch.inf)
         read = token
         if self.pointer:
-            pointed = (places.softmax(dim=1)[..., None] * proposals).sum(dim=1)
+            empty = ~encoded.present.any(dim=1, keepdim=True)  # nowhere to point to would give NaN
+            weights = places.masked_fill(empty, 0).softmax(dim=1)
+            pointed = (weights[..., None] * proposals).sum(dim=1)
             read = torch.cat([token, pointed], dim=1)  # [b, 2 width]
         return Answered(self.answers(read), self.objects(token), places, encoded)
 
