@@ -270,6 +270,7 @@ def test_every_arm_is_run_for_every_seed_with_one_teacher():
     assert len({(run.arm, run.seed) for run in runs}) == len(runs) == 3 * len({run.arm for run in runs})
     assert {"blind", "S", "D", "T", "I", "TI", "Sh", "R"} <= {run.arm for run in runs}
     assert {run.teacher for run in runs} == {study.teacher()}
+    assert {(run.qa_rooms, run.arm) for run in study.where_few()} == {(8, "S"), (8, "TI")}
     assert study.on_scans() == [] and len(parameters(scans="/a", clip="/b").on_scans()) == 2 * len(study.scan_arms)
     assert parameters(SpaceParameters).explorer().arms == ("S", "TI")
     assert {run.arm for run in parameters(DefectParameters).detectors()} == {"TI", "R"}

@@ -53,6 +53,9 @@ each: int = 4  # questions about each room of a batch
 answer_rate: float = 0.002
 detection: float = 1.0  # weight of the detection losses while answering
 fusion_layers: int = 2  # the paper's
+few_rooms: int = 96  # with questions, where they are few
+few_seeds: int = 3
+few_arms: list = ["S", "D", "TI"]
 scans: str = ""  # folder of ScanNet, ScanRefer and ScanQA in the layout of ScanQA's repository; "" leaves the last section out
 clip: str = ""  # folder of CLIP ViT-B/32 for the scans
 scan_arms: list = ["blind", "S", "D", "TI", "R"]
@@ -68,6 +71,7 @@ parameters = check_parameters(globals(), AnswerParameters, also=RoomParameters._
 # %% tags=["hide-input"]
 import inspect
 
+import pandas as pd
 from IPython.display import Code, display
 
 from ntf_utils.claims import Court
@@ -80,7 +84,7 @@ from ntf_utils.papers.clip_guided_3dqa.scans import answer_in_scans
 from ntf_utils.papers.clip_guided_3dqa.teacher import train_teacher
 from ntf_utils.runs import curves, sweep
 from ntf_utils.show import claim_box, provenance, use_style
-from ntf_utils.show.question_figures import answers_table, by_arm, gains, gains_by_template, scans_table
+from ntf_utils.show.question_figures import answers_table, by_arm, data_curve, gains, gains_by_template, scans_table
 from ntf_utils.show.room_figures import rooms_and_words
 
 use_style()
@@ -231,6 +235,28 @@ _ = gains_by_template(curves(main, "templates"))
 
 # %% tags=["remove-input"]
 provenance(main, profile)
+
+# %% [markdown]
+# ## Where questions are few
+#
+# Questions are what costs. If pre-training saves some, it should be worth more where there are few. The same arms, with fewer rooms to ask about; nothing else changes, and no verdict rests on it.
+
+# %%
+few = sweep(answer_questions, parameters.where_few())
+both = pd.concat([few, main[main["arm"].isin([*few_arms, "blind"])]])
+
+# %% mystnb={"figure": {"name": "fig-few", "caption": "Questions answered rightly against the number of rooms that training asks about. Lines: means over seeds; shaded: 95 % intervals; dotted: the network that never sees a room, at the larger number."}, "image": {"alt": "Two panels, one for each report, with a line for each of three arms over the number of rooms with questions."}}
+_ = data_curve(both, "qa_rooms", "rooms with questions")
+
+# %%
+for arm, over in (("TI", "S"), ("TI", "D"), ("D", "S")):
+    if {arm, over} <= set(few["arm"]):
+        for report in ("iid", "comp"):
+            gained = effects.difference(few, arm, over, f"em1_{report}")
+            print(f"{few_rooms} rooms, {report}: {arm} minus {over} {gained.mean():+.1f} points (from {gained.min():+.1f} to {gained.max():+.1f})")
+
+# %% tags=["remove-input"]
+provenance(few, profile)
 
 # %% [markdown]
 # ## Does anything suffer?

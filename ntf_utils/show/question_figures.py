@@ -223,8 +223,8 @@ def data_curve(table: pd.DataFrame, over: str, name: str, column: str = "em1") -
     figure, panels = plt.subplots(1, len(SPLITS), figsize=(8.6, 3.3), sharey=True)
     for axes, (split, title) in zip(panels, SPLITS.items(), strict=True):
         amounts = sorted(table[over].unique())
-        blind = table[table["arm"] == BLIND].groupby(over)[f"em1_{split}"].mean()
-        axes.plot(blind.index, blind, ":", color=GREY, label="control: question only")
+        blind = table.loc[table["arm"] == BLIND, f"em1_{split}"].astype(float)
+        axes.axhline(blind.mean(), linestyle=":", color=GREY, label="control: question only")
         for number, arm in enumerate(_arms(table)):
             rows = table[table["arm"] == arm]
             found = [_mean(_by_seed(rows[rows[over] == amount], f"{column}_{split}")) for amount in amounts]

@@ -107,8 +107,12 @@ class RoomParameters(Config):
 
 
 class AnswerParameters(RoomParameters):
-    """Of 01_rooms_and_questions. `scans` and `clip` are folders; `scan_arms` run on ScanNet, `scan_seeds` of each."""
+    """Of 01_rooms_and_questions. `few_rooms` with questions are a second setting, for `few_seeds` of `few_arms`;
+    `scans` and `clip` are folders, and `scan_arms` run on ScanNet, `scan_seeds` of each."""
 
+    few_rooms: Annotated[int, Field(ge=2)]
+    few_seeds: Count
+    few_arms: tuple[Arm, ...]
     scans: str
     clip: str
     scan_arms: tuple[Literal["blind", "S", "D", "T", "I", "TI", "R"], ...]
@@ -120,6 +124,16 @@ class AnswerParameters(RoomParameters):
         if self.scans and not self.clip:
             raise Refusal("scans is given but not clip: on ScanNet the targets are CLIP's, name its folder in clip")
         return self
+
+    def where_few(self) -> list[AnswerConfig]:
+        """Some arms with fewer rooms to learn questions from."""
+        return [
+            self.arm(arm, seed, qa_rooms=self.few_rooms)
+            for seed in self.counted[: self.few_seeds] for arm in self.few_arms
+        ]  # fmt: skip
+
+    def runs(self) -> list[Config]:
+        return [*super().runs(), *self.where_few()]
 
     def on_scans(self) -> list[ScansConfig]:
         """The paper's own experiment, where its data are at hand."""
