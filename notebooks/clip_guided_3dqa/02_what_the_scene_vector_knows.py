@@ -17,7 +17,7 @@
 #
 # **Question of this page:** what do the vectors know of a room after pre-training, compared with what training without the teacher gives, and with what a vector that knows nothing would seem to know?
 #
-# The same runs as on the first page are looked at here, so nothing is trained but the explorer's networks.
+# These are the runs of the first page, so nothing is trained here but the explorer's networks.
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop, gpu or paper: names the verdicts, see book/rerunning
@@ -134,7 +134,7 @@ box(
 # %% [markdown]
 # ## The cosine trap
 #
-# Pre-training minimises one minus a cosine. How good is a cosine of 0.8? Nobody can say before knowing what a vector reaches that is the *same for every room*. The teacher's vectors of all captions lie close to one another, because all of them tell of furniture behind the same words; their mean is close to each of them. That constant vector is what a network learns first, and it is all that the network of {doc}`03_why_the_released_code_could_not_show_it` can learn.
+# Pre-training minimises one minus a cosine. How good is a cosine of 0.8? Nobody can say before knowing what a vector reaches that is the *same for every room*. The teacher's vectors of all captions lie close to one another, because all of them tell of furniture behind the same words; their mean is close to each of them. That constant vector is easy to learn, and it is all that the network of {doc}`03_why_the_released_code_could_not_show_it` can learn.
 
 # %% tags=["hide-output"]
 display(Code(inspect.getsource(retrieval.constant_cosine), language="python"))
@@ -150,7 +150,7 @@ _ = cosines(main, "image_cosine")
 provenance(main, profile)
 
 # %% [markdown]
-# Read the left panels with the grey marks or not at all. The centred cosine and the retrieval need no such care: a constant vector scores 0 and chance. That is the reason why the follow-up of this paper {cite:p}`delitzas2023multiclip` pre-trains with a {term}`contrastive <contrastive training>` loss, which a constant vector cannot satisfy.
+# Read the left panels with the grey marks or not at all. The centred cosine and the retrieval need no such care: a constant vector scores 0 and chance. The follow-up of this paper {cite:p}`delitzas2023multiclip` pre-trains with a {term}`contrastive <contrastive training>` loss, which a constant vector cannot satisfy.
 #
 # A caption tells of one thing, and many rooms hold such a thing. So even perfect vectors would not always find *their* caption; the picture, which shows the whole room, is the fairer question.
 #
