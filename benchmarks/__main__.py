@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import (
     benign_memorization,
+    clip_guided_3dqa,
     concept_guidance,
     linear_mode_connectivity,
     next_token_pitfalls,
@@ -24,6 +25,7 @@ CHAPTERS = {
     "concept_guidance": concept_guidance.measure,
     "random_teachers": random_teachers.measure,
     "benign_memorization": benign_memorization.measure,
+    "clip_guided_3dqa": clip_guided_3dqa.measure,
     "sweeps": sweeps.measure,
 }
 RECORDS = Path(__file__).parent.parent / "data" / "benchmarks"  # the book prints these

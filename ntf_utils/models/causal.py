@@ -63,17 +63,36 @@ def load_network(
         Refusal: transformers is missing or does not load; no such folder or name; no safetensors; an architecture
             that transformers does not know; the model would have to run code of its own; an unknown precision.
     """
-    if precision not in PRECISIONS:
-        raise Refusal(f"precision must be one of {', '.join(PRECISIONS)} (got {precision!r})")
-    options: dict[str, Any] = {"dtype": PRECISIONS[precision]}
-    loader = _from_transformers("AutoModelForCausalLM")
+    options: dict[str, Any] = {}
+    if quantize is not None:
+        options = {"quantization_config": _bits(quantize, _dtype(precision)), "device_map": {"": device}}
+    network = load_pretrained_as("AutoModelForCausalLM", model, precision, **options)
+    return network if quantize else network.to(device)
+
+
+def load_pretrained_as(
+    kind: str, model: str | Path, precision: Literal["float32", "bfloat16", "float16"] = "float32", **options: Any
+) -> nn.Module:
+    """Loads a network of one of transformers' kinds in evaluation mode, e.g. `load_pretrained_as("CLIPModel", folder)`.
+
+    Args:
+        model, precision: as `load_causal`. options: for transformers' `from_pretrained`.
+
+    Raises:
+        Refusal: as `load_network`.
+    """
+    dtype = _dtype(precision)
+    loader = from_transformers(kind)
     folder = local_folder(model)
     if folder:
         _check_folder(folder)
-    if quantize is not None:
-        options |= {"quantization_config": _bits(quantize, PRECISIONS[precision]), "device_map": {"": device}}
-    network = _load(loader, "model", model, use_safetensors=True, **options)
-    return network.eval() if quantize else network.to(device).eval()
+    return _load(loader, "model", model, use_safetensors=True, dtype=dtype, **options).eval()
+
+
+def _dtype(precision: str) -> torch.dtype:
+    if precision not in PRECISIONS:
+        raise Refusal(f"precision must be one of {', '.join(PRECISIONS)} (got {precision!r})")
+    return PRECISIONS[precision]
 
 
 def _bits(quantize: int, dtype: torch.dtype) -> Any:
@@ -83,7 +102,7 @@ def _bits(quantize: int, dtype: torch.dtype) -> Any:
     if find_spec("bitsandbytes") is None:
         way_out = "pip install bitsandbytes accelerate"
         raise Refusal(f"{quantize}-bit weights need bitsandbytes, which is not installed: {way_out}")
-    config = _from_transformers("BitsAndBytesConfig")
+    config = from_transformers("BitsAndBytesConfig")
     return config(load_in_4bit=True, bnb_4bit_compute_dtype=dtype) if quantize == 4 else config(load_in_8bit=True)
 
 
@@ -93,7 +112,7 @@ def load_tokenizer(model: str | Path) -> Any:
     Raises:
         Refusal: as `load_pretrained`, or no tokenizer.
     """
-    loader = _from_transformers("AutoTokenizer")
+    loader = from_transformers("AutoTokenizer")
     folder = local_folder(model)
     if folder and not any(path for pattern in TOKENIZERS for path in folder.glob(pattern)):
         # transformers would hand over an empty tokenizer without a word
@@ -172,7 +191,7 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _from_transformers(name: str) -> type:
+def from_transformers(name: str) -> type:
     """One of transformers' loaders."""
     try:
         import transformers

@@ -12,6 +12,7 @@ from ntf_utils.show.guidance_explorer import GuidanceExplorer
 from ntf_utils.show.locality_explorer import LocalityExplorer
 from ntf_utils.show.path_explorer import PathExplorer
 from ntf_utils.show.provenance import provenance
+from ntf_utils.show.room_explorer import RoomExplorer
 from ntf_utils.show.scorecard import recorded_profiles, scorecard
 from ntf_utils.show.statistics import (
     benchmark_figures,
@@ -25,7 +26,7 @@ from ntf_utils.show.style import COLOURS, use_style
 
 __all__ = [
     "COLOURS", "PAPERS", "BarrierExplorer", "BasinExplorer", "ClaimBox", "DepthExplorer", "GuidanceExplorer",
-    "LocalityExplorer", "PathExplorer", "benchmark_figures", "chapters", "claim_box", "estimated_costs",
+    "LocalityExplorer", "PathExplorer", "RoomExplorer", "benchmark_figures", "chapters", "claim_box", "estimated_costs",
     "package_versions", "profile_costs", "provenance", "recorded_profiles", "run_statistics", "scorecard",
     "software_of_runs", "use_style",
 ]  # fmt: skip
