@@ -15,15 +15,14 @@ room asked for with `pairs="seen"` has none of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Literal
 
 import numpy as np
 
+from ntf_utils.data.furniture import NOUNS, Form, Patch, as_form, form_of, unit_shapes
 from ntf_utils.data.scenes import Scene
 from ntf_utils.refusal import Refusal
 
-NOUNS = ("chair", "table", "sofa", "bed", "lamp", "cabinet", "plant", "bin")
 COLOURS = {
     "red": (0.85, 0.12, 0.12),
     "orange": (0.98, 0.55, 0.08),
@@ -83,7 +82,7 @@ class Thing:
     @property
     def measures(self) -> tuple[float, float, float]:
         """Width, depth and height in metres, before it is turned."""
-        return tuple(SIZES[self.size] * side for side in _form(self.noun).measures)
+        return tuple(SIZES[self.size] * side for side in form_of(self.noun).measures)
 
     @property
     def footprint(self) -> np.ndarray:
@@ -303,145 +302,6 @@ def split(name: str, count: int, seed: int = 0) -> list[Room]:
     return rooms
 
 
-# Form: every class as flat, round and spherical patches
-
-
-@dataclass(frozen=True)
-class Form:
-    """A class's surface in its own frame: the front faces -y, the middle of its foot is the origin.
-
-    A patch maps points q of a unit shape to origin + axes @ q.
-
-    Attributes:
-        measures: width, depth and height in metres.
-        shape: [p] 0 a square (u, v, 0), 1 the side of a cylinder (cos, sin, v), 2 a disc, 3 a sphere.
-        origin: [p, 3].
-        axes: [p, 3, 3], a column an axis.
-        area: [p] square metres.
-        shade: [p] what the colour is multiplied with.
-    """
-
-    measures: tuple[float, float, float]
-    shape: np.ndarray
-    origin: np.ndarray
-    axes: np.ndarray
-    area: np.ndarray
-    shade: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Patch:
-    shape: int
-    origin: tuple[float, float, float]
-    axes: tuple[tuple[float, float, float], ...]  # a row an axis
-    area: float
-    shade: float
-
-
-def _box(x: tuple, y: tuple, z: tuple, shade: float = 1.0) -> list[_Patch]:
-    """The faces of a box between two values along each axis, but for the one on the floor."""
-    low, size = np.array([x[0], y[0], z[0]]), np.array([x[1] - x[0], y[1] - y[0], z[1] - z[0]])
-    patches = []
-    for axis in range(3):
-        first, second = (axis + 1) % 3, (axis + 2) % 3
-        for far in (False, True):
-            if axis == 2 and not far and z[0] == 0:
-                continue
-            axes = np.zeros((3, 3))
-            # the third axis is the normal: first x second points along `axis`, so the near face swaps them
-            axes[0 if far else 1, first], axes[1 if far else 0, second] = size[first], size[second]
-            axes[2, axis] = 1.0 if far else -1.0
-            origin = low + far * size * (np.arange(3) == axis)
-            patches.append(_Patch(0, tuple(origin), tuple(map(tuple, axes)), float(size[first] * size[second]), shade))
-    return patches
-
-
-def _cylinder(radius: float, z: tuple, shade: float = 1.0, x: float = 0.0, y: float = 0.0) -> list[_Patch]:
-    """An upright cylinder's side and its upper end."""
-    tall = z[1] - z[0]
-    side = ((radius, 0, 0), (0, radius, 0), (0, 0, tall))
-    disc = ((radius, 0, 0), (0, radius, 0), (0, 0, 1.0))
-    return [
-        _Patch(1, (x, y, z[0]), side, 2 * np.pi * radius * tall, shade),
-        _Patch(2, (x, y, z[1]), disc, np.pi * radius**2, shade),
-    ]
-
-
-def _sphere(radius: float, z: float, shade: float = 1.0) -> list[_Patch]:
-    axes = ((radius, 0, 0), (0, radius, 0), (0, 0, radius))
-    return [_Patch(3, (0, 0, z), axes, 4 * np.pi * radius**2, shade)]
-
-
-def _legs(width: float, depth: float, height: float, thick: float) -> list[_Patch]:
-    return [
-        patch
-        for x in (-width / 2, width / 2 - thick)
-        for y in (-depth / 2, depth / 2 - thick)
-        for patch in _box((x, x + thick), (y, y + thick), (0, height), 0.85)
-    ]
-
-
-def _chair() -> list[_Patch]:
-    seat = _box((-0.25, 0.25), (-0.25, 0.25), (0.42, 0.48))
-    return seat + _box((-0.25, 0.25), (0.19, 0.25), (0.48, 0.95)) + _legs(0.5, 0.5, 0.42, 0.06)
-
-
-def _table() -> list[_Patch]:
-    legs = [patch for x in (-0.5, 0.5) for y in (-0.3, 0.3) for patch in _cylinder(0.04, (0, 0.70), 0.85, x, y)]
-    return _box((-0.6, 0.6), (-0.4, 0.4), (0.70, 0.75)) + legs
-
-
-def _sofa() -> list[_Patch]:
-    arms = [patch for x in (-0.75, 0.57) for patch in _box((x, x + 0.18), (-0.4, 0.4), (0, 0.6), 0.92)]
-    return _box((-0.57, 0.57), (-0.4, 0.2), (0, 0.42)) + _box((-0.57, 0.57), (0.2, 0.4), (0, 0.85), 0.92) + arms
-
-
-def _bed() -> list[_Patch]:
-    return _box((-0.5, 0.5), (-0.85, 0.8), (0, 0.45)) + _box((-0.5, 0.5), (0.8, 0.85), (0, 0.9), 0.85)
-
-
-def _lamp() -> list[_Patch]:
-    return _cylinder(0.17, (0, 0.05), 0.85) + _cylinder(0.04, (0.05, 1.2), 0.85) + _sphere(0.22, 1.4)
-
-
-def _cabinet() -> list[_Patch]:
-    # two doors, a hand's breadth before the body, tell the front
-    doors = [patch for x in (-0.43, 0.02) for patch in _box((x, x + 0.41), (-0.25, -0.2), (0.1, 1.4), 0.85)]
-    return _box((-0.45, 0.45), (-0.2, 0.25), (0, 1.5)) + doors
-
-
-def _plant() -> list[_Patch]:
-    return _cylinder(0.16, (0, 0.35), 0.8) + _cylinder(0.03, (0.35, 0.6), 0.8) + _sphere(0.28, 0.82)
-
-
-def _bin() -> list[_Patch]:
-    return _cylinder(0.22, (0, 0.55))
-
-
-_FORMS = {
-    "chair": ((0.5, 0.5, 0.95), _chair), "table": ((1.2, 0.8, 0.75), _table), "sofa": ((1.5, 0.8, 0.85), _sofa),
-    "bed": ((1.0, 1.7, 0.9), _bed), "lamp": ((0.44, 0.44, 1.62), _lamp), "cabinet": ((0.9, 0.5, 1.5), _cabinet),
-    "plant": ((0.56, 0.56, 1.1), _plant), "bin": ((0.44, 0.44, 0.55), _bin),
-}  # fmt: skip
-
-
-@cache
-def _form(noun: str) -> Form:
-    measures, build = _FORMS[noun]
-    return _as_form(measures, build())
-
-
-def _as_form(measures: tuple[float, float, float], patches: Sequence[_Patch]) -> Form:
-    return Form(
-        measures,
-        np.array([patch.shape for patch in patches]),
-        np.array([patch.origin for patch in patches], dtype=float),
-        np.array([patch.axes for patch in patches], dtype=float).transpose(0, 2, 1),
-        np.array([patch.area for patch in patches]),
-        np.array([patch.shade for patch in patches]),
-    )
-
-
 # Points
 
 
@@ -474,7 +334,7 @@ def sample(room: Room, points: int, rng: np.random.Generator, shell: float = 0.2
     """
     if points < 1:
         raise Refusal(f"a scene needs at least one point (got {points})")
-    forms = [_form(thing.noun) for thing in room.things] + [_walls(room)]
+    forms = [form_of(thing.noun) for thing in room.things] + [_walls(room)]
     sizes = [SIZES[thing.size] for thing in room.things] + [1.0]
     turns = [size * _turn(thing.yaw) for size, thing in zip(sizes, room.things, strict=False)] + [np.eye(3)]
     feet = [(thing.x, thing.y, 0.0) for thing in room.things] + [(0.0, 0.0, 0.0)]
@@ -493,16 +353,14 @@ def sample(room: Room, points: int, rng: np.random.Generator, shell: float = 0.2
     patch = np.repeat(np.arange(len(share)), counts)
 
     shape = np.concatenate([form.shape for form in forms])[patch]
-    origin = np.concatenate([form.origin @ turn.T + foot for form, turn, foot in zip(forms, turns, feet, strict=True)])[
-        patch
-    ]
+    origins = [form.origin @ turn.T + foot for form, turn, foot in zip(forms, turns, feet, strict=True)]
     axes = np.concatenate([turn @ form.axes for form, turn in zip(forms, turns, strict=True)])[patch]
     shade = np.concatenate([form.shade for form in forms])[patch]
-    on, normal = _unit_shapes(shape, _even(patch, rng))
+    on, normal = unit_shapes(shape, _even(patch, rng))
     normals = np.einsum("nij,nj->ni", axes, normal)
     owner = owner[patch]
     return Cloud(
-        origin + np.einsum("nij,nj->ni", axes, on),
+        np.concatenate(origins)[patch] + np.einsum("nij,nj->ni", axes, on),
         np.array(colours)[owner] * shade[:, None],
         np.where(owner == len(room.things), -1, owner),
         normals / np.linalg.norm(normals, axis=1, keepdims=True),
@@ -514,10 +372,10 @@ def _walls(room: Room) -> Form:
     width, depth = room.floor
     left, front = -width / 2, -depth / 2
     across, along, up = (width, 0.0, 0.0), (0.0, depth, 0.0), (0.0, 0.0, WALL)
-    return _as_form((width, depth, WALL), [
-        _Patch(0, (left, front, 0.0), (across, along, (0, 0, 1.0)), width * depth, 1.0),
-        _Patch(0, (left, -front, 0.0), (across, up, (0, -1.0, 0)), width * WALL, 0.92),
-        _Patch(0, (left, front, 0.0), (along, up, (1.0, 0, 0)), depth * WALL, 0.96),
+    return as_form((width, depth, WALL), [
+        Patch(0, (left, front, 0.0), (across, along, (0, 0, 1.0)), width * depth, 1.0),
+        Patch(0, (left, -front, 0.0), (across, up, (0, -1.0, 0)), width * WALL, 0.92),
+        Patch(0, (left, front, 0.0), (along, up, (1.0, 0, 0)), depth * WALL, 0.96),
     ])  # fmt: skip
 
 
@@ -527,26 +385,6 @@ def _even(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     step = np.arange(len(patch)) - first[patch]
     start = rng.random((patch[-1] + 1, 2))
     return (start[patch] + step[:, None] * (0.7548776662466927, 0.5698402909980532)) % 1
-
-
-def _unit_shapes(shape: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[n, 3] places and outward directions on the unit shapes of `Form`, for [n, 2] numbers in [0, 1)."""
-    u, v = at.T
-    round_, zero, one = 2 * np.pi * u, np.zeros(len(u)), np.ones(len(u))
-    cos, sin = np.cos(round_), np.sin(round_)
-    height = 2 * v - 1
-    ring = np.sqrt(1 - height**2)
-    places = np.select(
-        [(shape == kind)[:, None] for kind in range(4)],
-        [
-            np.stack([u, v, zero], axis=1), np.stack([cos, sin, v], axis=1),
-            np.stack([np.sqrt(v) * cos, np.sqrt(v) * sin, zero], axis=1),
-            np.stack([ring * cos, ring * sin, height], axis=1),
-        ],
-    )  # fmt: skip
-    upright, outward = np.stack([zero, zero, one], axis=1), np.stack([cos, sin, zero], axis=1)
-    normals = np.select([(shape == kind)[:, None] for kind in range(4)], [upright, outward, upright, places])
-    return places, normals
 
 
 def room_scene(room: Room, points: int = 2048, noise: float = 0.01, colour_noise: float = 0.03) -> Scene:

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ntf_utils.data import furniture as furniture_module
 from ntf_utils.data import proposals as proposals_module
 from ntf_utils.data import renders as renders_module
 from ntf_utils.data import room_language as language_module
@@ -199,7 +200,7 @@ def _room(seed: list, floor: list, things: list, **rest) -> Room:
 
 
 def _fingerprint() -> str:
-    modules = (rooms_module, proposals_module, renders_module, language_module)
+    modules = (furniture_module, rooms_module, proposals_module, renders_module, language_module)
     return hashlib.sha256("".join(map(inspect.getsource, modules)).encode()).hexdigest()
 
 
