@@ -11,6 +11,7 @@ slowly; `answer_loss="bce"` does it.
 The unit of repetition is the seed: rooms, questions, start and order follow from it, in every arm alike.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -325,17 +326,17 @@ def hits(ranked: Sequence[Sequence[str]], truth: Sequence[Sequence[str]]) -> np.
 
 
 def majority(train: Sequence, asked: Sequence) -> np.ndarray:
-    """[q] whether the most frequent answer of the training questions with the same text is right, of those of its
-    template where the text is new: what can be known without a look at a room."""
-    counts: dict[str, dict[str, int]] = {}
+    """[q] chance that the most frequent answer of the training questions with the same text is right, of those of its
+    template where the text is new: what can be known without a look at a room. Of equally frequent ones each is as good
+    as another."""
+    counts: dict[str, Counter] = {}
     for question in train:
         for group in (question.text, question.template):
-            of = counts.setdefault(group, {})
-            for known in question.answers:
-                of[known] = of.get(known, 0) + 1
-    fixed = {group: max(sorted(of), key=of.__getitem__) for group, of in counts.items()}
+            counts.setdefault(group, Counter()).update(question.answers)
+    fixed = {group: [each for each, n in of.items() if n == max(of.values())] for group, of in counts.items()}
     return np.array([
-        fixed.get(question.text, fixed.get(question.template)) in question.answers for question in asked
+        np.mean([each in question.answers for each in fixed.get(question.text, fixed.get(question.template, [""]))])
+        for question in asked
     ])  # fmt: skip
 
 
