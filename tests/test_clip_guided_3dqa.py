@@ -232,9 +232,10 @@ def test_differences_are_by_seed_and_gates_know_what_they_ask():
     assert effects.difference(table, "TI", "S").tolist() == [5.0] * 4
     assert effects.interpretability(table)["purity"].round(6).tolist() == [3.0] * 4
     assert effects.interpretability(table)["zero_shot"].round(6).tolist() == [10.0] * 4
-    good, poor = (pd.DataFrame([{"recall1": value}]) for value in (0.5, 0.2))
+    good = pd.DataFrame([{"recall1": 0.5, "zero_shot": 0.6, "zero_shot_chance": 0.25}])
     assert all(effects.gates(table, good).values())
-    assert not effects.gates(table, poor)["teacher_reads"]
+    assert not effects.gates(table, good.assign(recall1=0.2))["teacher_reads"]
+    assert not effects.gates(table, good.assign(zero_shot=0.4))["teacher_names_types"]
     assert not effects.gates(made(blind=28.0, S=40.0, D=42.0, TI=45.0), good)["blind_knows_nothing"]
     assert not effects.gates(made(blind=20.0, S=24.0, D=42.0, TI=45.0), good)["scratch_learns"]
     assert not effects.gates(table.assign(swapped_comp=30.0), good)["swapped_room_fails"]
