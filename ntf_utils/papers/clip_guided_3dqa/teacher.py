@@ -175,7 +175,7 @@ def _train(config: TeacherConfig, learning: dict[str, list]) -> DualEncoder:
 
 
 def _text(room: Room, rng: np.random.Generator, told: int) -> str:
-    """What a picture's text says: the type of room, or that and some things, or the caption of one, as ScanRefer has it.
+    """What a picture's text says: the type of room, or that and some things, or one thing's caption, as ScanRefer's.
 
     Texts of several things are the most: they alone tell one room from most others.
     """
