@@ -384,10 +384,10 @@ sweep(square, [SquareConfig(seed=s, pause=0.1, trace=sys.argv[1]) for s in range
 """
 
 
-def start_sweep(trace: Path) -> subprocess.Popen:
+def start_sweep(trace: Path, runs: int = 8) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
-        [sys.executable, "-c", SWEEP_SCRIPT, str(trace)], env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SWEEP_SCRIPT.replace("range(8)", f"range({runs})"), str(trace)], env=environment, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -432,7 +432,7 @@ def test_kill_9_loses_at_most_the_runs_in_flight(store, tmp_path, runs_before):
 
 def test_ctrl_c_keeps_finished_runs_and_says_one_sentence(store, tmp_path):
     trace = tmp_path / "trace"
-    process = start_sweep(trace)
+    process = start_sweep(trace, runs=100)  # more than can end before the signal comes
     wait_for(lambda: trace.exists() and len(trace.read_text().splitlines()) >= 4)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=300)

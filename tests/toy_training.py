@@ -161,8 +161,14 @@ def main(name: str, root: str, trace: str, kills: int, seed: int) -> None:
             record_run(subject, config, Commit(), Store(root))
             os._exit(0)
         if kills:
-            while steps_in(trace) < at and os.waitpid(child, os.WNOHANG) == (0, 0):
+            ended, status = 0, 0
+            while steps_in(trace) < at and not ended:
                 time.sleep(0.0005)
+                ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:  # by itself, before it could be killed
+                if status == 0:
+                    return
+                continue
             time.sleep(chance.random() * 0.005)
             os.kill(child, signal.SIGKILL)
             kills -= 1
