@@ -386,8 +386,9 @@ sweep(square, [SquareConfig(seed=s, pause=0.1, trace=sys.argv[1]) for s in range
 
 def start_sweep(trace: Path, runs: int = 8) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    script = SWEEP_SCRIPT.replace("range(8)", f"range({runs})")
     return subprocess.Popen(
-        [sys.executable, "-c", SWEEP_SCRIPT.replace("range(8)", f"range({runs})"), str(trace)], env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(trace)], env=environment, stderr=subprocess.PIPE, text=True
     )
 
 
