@@ -21,6 +21,13 @@ def in_memory() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty store, and no images on the disk."""
+    monkeypatch.setenv("NTF_STORE", str(tmp_path))
+    monkeypatch.setenv("NTF_DATA", str(tmp_path / "nothing"))
+
+
 @pytest.fixture(scope="session")
 def html() -> Path:
     """The folder of the book's pages, built strictly from the recorded runs."""

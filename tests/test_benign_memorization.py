@@ -4,7 +4,6 @@ import copy
 import json
 import re
 import threading
-import time
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
+from waiting import wait_for
 
 from ntf_utils.data.images import Images, load_images
 from ntf_utils.papers.benign_memorization import effects
@@ -35,11 +35,7 @@ from ntf_utils.show import DepthExplorer
 from ntf_utils.show.depth_live import DepthView
 from ntf_utils.show.memorization_figures import sign_change
 
-
-@pytest.fixture(autouse=True)
-def own_store(tmp_path, monkeypatch):
-    monkeypatch.setenv("NTF_STORE", str(tmp_path))
-    monkeypatch.setenv("NTF_DATA", str(tmp_path / "nothing"))
+pytestmark = pytest.mark.usefixtures("own_store")
 
 
 SMALL = {
@@ -544,13 +540,6 @@ class FakeMemory:
             self.ended.append(type(error).__name__)
             raise
         return network(f"strength {strength:g}", near=((2, 1), (2, 0)))
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 class TestLive:

@@ -5,12 +5,12 @@ import os
 import re
 import shutil
 import threading
-import time
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from waiting import wait_for
 
 from ntf_utils.papers.concept_guidance.recorded import recorded_states
 from ntf_utils.refusal import Refusal
@@ -43,13 +43,6 @@ def states(*guides):
     made = list(guides) or [guide(), guide(site="norm"), guide(probe="logistic"), guide("humor")]
     return {"concepts": [{"name": name, "title": name.capitalize()} for name in SCORED], "prompts": PROMPTS,
             "guides": made}  # fmt: skip
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 class TestPage:

@@ -7,13 +7,13 @@ import re
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from waiting import wait_for
 
 from ntf_utils.data.images import Images, load_images, tile_rows
 from ntf_utils.data.pictures import pictures_of
@@ -32,11 +32,7 @@ from ntf_utils.show import BarrierExplorer
 from ntf_utils.show.barrier_live import BarrierView
 from ntf_utils.training.device import default_device
 
-
-@pytest.fixture(autouse=True)
-def own_store(tmp_path, monkeypatch):
-    monkeypatch.setenv("NTF_STORE", str(tmp_path))
-    monkeypatch.setenv("NTF_DATA", str(tmp_path / "nothing"))
+pytestmark = pytest.mark.usefixtures("own_store")
 
 
 def offline(*arguments):
@@ -425,13 +421,6 @@ class FakePairs:
 
     def pictures(self):
         return ["data:image/png;base64,AA", "data:image/png;base64,BB"]
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 class TestLive:

@@ -6,13 +6,13 @@ import re
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
+from waiting import wait_for
 
 from ntf_utils.data.images import Images, framed, load_images
 from ntf_utils.papers.random_teachers import effects
@@ -44,11 +44,7 @@ from ntf_utils.show import LocalityExplorer
 from ntf_utils.show.locality_live import LocalityView
 from ntf_utils.training.device import default_device
 
-
-@pytest.fixture(autouse=True)
-def own_store(tmp_path, monkeypatch):
-    monkeypatch.setenv("NTF_STORE", str(tmp_path))
-    monkeypatch.setenv("NTF_DATA", str(tmp_path / "nothing"))
+pytestmark = pytest.mark.usefixtures("own_store")
 
 
 def offline(*arguments):
@@ -612,13 +608,6 @@ class FakeStudents:
 
     def pictures(self):
         return ["data:image/png;base64,AA", "data:image/png;base64,BB"]
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 class TestLive:

@@ -34,7 +34,7 @@ def recorded(tmp_path_factory):
         assert not is_trained(CONFIG)
         table = sweep(write_room_explorer, [CONFIG])
         assert is_trained(CONFIG)
-        shipping.ship(shipping.recorded_config(), folder / "shipped")
+        shipping.ship(Store().newest_config(write_room_explorer), folder / "shipped")
     return Store(folder / "store"), table, folder / "shipped"
 
 
@@ -104,7 +104,7 @@ def test_a_room_without_things_a_missing_folder_and_damage_are_told(recorded, tm
     with pytest.raises(Refusal, match=r"cannot read .*S\.safetensors"):
         _ = LiveRooms.of(tmp_path).networks
     with pytest.raises(Refusal, match="no recorded run"):
-        shipping.recorded_config(Store(tmp_path))
+        Store(tmp_path).newest_config(write_room_explorer)
 
 
 def test_arms_that_make_no_sense_are_refused():

@@ -5,12 +5,12 @@ import os
 import re
 import shutil
 import threading
-import time
 from base64 import b64decode
 
 import numpy as np
 import pandas as pd
 import pytest
+from waiting import wait_for
 
 from ntf_utils.data.proposals import proposals
 from ntf_utils.data.renders import render
@@ -55,13 +55,6 @@ def states():
     second = room("office 2", [POINT], [[0.0, 1.0, 0.0]])
     second["questions"] = [question("is there a red </script><script>document.title='broken'</script> ?", "no", "none")]
     return {"arms": ARMS, "rooms": [room(), second]}
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 class TestPage:

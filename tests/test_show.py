@@ -3,10 +3,10 @@
 import json
 import re
 import threading
-import time
 
 import pandas as pd
 import pytest
+from waiting import wait_for
 
 from ntf_utils.claims import Court, Region, load_claims
 from ntf_utils.refusal import Refusal
@@ -377,13 +377,6 @@ class FakeModel:
     def predict(self, objective, graph, step, alone):
         path = graph["path"] if objective != "reverse" else graph["path"][::-1]
         return row(path, 0.25 * step)
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 class TestLive:

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from waiting import wait_for
 
 from ntf_utils import ROOT
 from ntf_utils.data.images import tile_rows
@@ -36,11 +36,7 @@ from ntf_utils.show import BasinExplorer
 from ntf_utils.show.basin_live import BasinView
 from ntf_utils.training.objectives import Distilling, labelled
 
-
-@pytest.fixture(autouse=True)
-def own_store(tmp_path, monkeypatch):
-    monkeypatch.setenv("NTF_STORE", str(tmp_path))
-    monkeypatch.setenv("NTF_DATA", str(tmp_path / "nothing"))
+pytestmark = pytest.mark.usefixtures("own_store")
 
 
 def offline(*arguments):
@@ -549,13 +545,6 @@ class FakeEnsembles:
 
     def pictures(self):
         return ["data:image/png;base64,AA", "data:image/png;base64,BB"]
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 class TestLive:

@@ -44,7 +44,6 @@ MOST = 4  # of the focus class
 GAP = 0.25  # metres between two things, and between a thing and a wall
 WALL = 2.2  # metres, the height of the walls
 PLACES = 60, 600  # that are tried for each thing on a floor before it is given up: on any floor, on the largest
-EVERY_PAIR = tuple((noun, colour) for noun in NOUNS for colour in COLOURS)
 # Two colours for every other class and one for the rest; no colour is held out more than twice.
 HELD_OUT = tuple(
     (noun, tuple(COLOURS)[(step * row + shift) % 8])

@@ -67,6 +67,17 @@ class Store:
             if record is not None:
                 yield record
 
+    def newest_config(self, experiment: Experiment) -> Config:
+        """The config of the experiment's run that was recorded last.
+
+        Raises:
+            Refusal: there is none.
+        """
+        newest = max(self.records(experiment.name), key=lambda record: record.provenance.finished, default=None)
+        if newest is None:
+            raise Refusal(f"no recorded run of {experiment.name}: run its notebook first")
+        return experiment.config_type(**newest.config)
+
     def whole(self, experiment: str, key: str) -> Record | None:
         """The record of that key if its file is there and can be trusted."""
         return self._read(self._path(experiment, key))

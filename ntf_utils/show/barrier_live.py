@@ -4,7 +4,6 @@ A setting shows its recorded pair until it has been trained here; then the path 
 Choosing another setting cancels a training.
 """
 
-import threading
 from collections.abc import Callable
 from html import escape
 from typing import Protocol
@@ -13,7 +12,7 @@ import ipywidgets
 
 from ntf_utils.show import barrier_picture
 from ntf_utils.show.explorer import style_html
-from ntf_utils.show.live_training import Cancelled, LiveTraining, wrapped
+from ntf_utils.show.live_training import LiveTraining, wrapped
 
 
 class LivePairs(Protocol):
@@ -92,16 +91,12 @@ class BarrierView(LiveTraining):
     def _asked(self) -> tuple[int, str]:
         return self.setting.value, self._settings[self.setting.value]["title"]
 
-    def _work(self, asked: tuple[int, str], stop: threading.Event) -> None:
-        place, title = asked
+    def _train(self, asked: tuple[int, str], report: Callable[[int, int], None]) -> dict:
+        _, title = asked
+        return self._live_model().train(title, report)
 
-        def report(done: int, last: int) -> None:
-            if stop.is_set() or done % max(1, last // 100) == 0:
-                self._reported(stop, done, last)
-
-        found = self._live_model().train(title, report)
-        if stop.is_set():
-            raise Cancelled
+    def _take(self, asked: tuple[int, str], found: dict) -> None:
+        place, _ = asked
         self._settings[place] = found
         self._trained.add(place)
         self._fit_slider()

@@ -4,7 +4,6 @@ The slider walks over the recorded settings. Under it any other setting can be t
 place among the recorded ones. Choosing another sweep cancels a training.
 """
 
-import threading
 from collections.abc import Callable
 from html import escape
 from typing import Protocol
@@ -13,7 +12,7 @@ import ipywidgets
 
 from ntf_utils.show import basin_picture
 from ntf_utils.show.explorer import style_html
-from ntf_utils.show.live_training import Cancelled, LiveTraining, wrapped
+from ntf_utils.show.live_training import LiveTraining, wrapped
 
 
 class LiveEnsembles(Protocol):
@@ -81,16 +80,12 @@ class BasinView(LiveTraining):
     def _asked(self) -> tuple[int, str, float]:
         return self.sweep.value, self._states["sweeps"][self.sweep.value]["title"], self.value.value
 
-    def _work(self, asked: tuple[int, str, float], stop: threading.Event) -> None:
-        sweep, title, value = asked
+    def _train(self, asked: tuple[int, str, float], report: Callable[[int, int], None]) -> dict:
+        _, title, value = asked
+        return self._live_model().train(title, value, report) | {"live": True}
 
-        def report(done: int, last: int) -> None:
-            if stop.is_set() or done % max(1, last // 100) == 0:
-                self._reported(stop, done, last)
-
-        found = self._live_model().train(title, value, report) | {"live": True}
-        if stop.is_set():
-            raise Cancelled
+    def _take(self, asked: tuple[int, str, float], found: dict) -> None:
+        sweep, _, value = asked
         others = [other for other in self._stops[sweep] if not (other.get("live") and other["value"] == value)]
         self._stops[sweep] = sorted([*others, found], key=lambda stop: stop["value"])
         self.place.max = len(self._stops[sweep]) - 1

@@ -4,7 +4,6 @@ Train memorises the same labels with the strength of augmentation that the slide
 Choosing another strength while one trains cancels it: the newest request wins.
 """
 
-import threading
 from collections.abc import Callable
 from html import escape
 from typing import Protocol
@@ -13,7 +12,7 @@ import ipywidgets
 
 from ntf_utils.show import depth_picture
 from ntf_utils.show.explorer import style_html
-from ntf_utils.show.live_training import Cancelled, LiveTraining, wrapped
+from ntf_utils.show.live_training import LiveTraining, wrapped
 
 
 class LiveMemory(Protocol):
@@ -61,14 +60,10 @@ class DepthView(LiveTraining):
     def _asked(self) -> float:
         return round(self.strength.value, 4)
 
-    def _work(self, asked: float, stop: threading.Event) -> None:
-        def report(done: int, last: int) -> None:
-            if stop.is_set() or done % max(1, last // 100) == 0:
-                self._reported(stop, done, last)
+    def _train(self, asked: float, report: Callable[[int, int], None]) -> dict:
+        return self._live_model().train(asked, report)
 
-        found = self._live_model().train(asked, report)
-        if stop.is_set():
-            raise Cancelled
+    def _take(self, asked: float, found: dict) -> None:
         name = f"{found['name']} (live)"
         self._networks[name] = found
         self.network.options = list(self._networks)

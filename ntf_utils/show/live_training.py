@@ -17,7 +17,9 @@ class Cancelled(Exception):
 
 
 class LiveTraining:
-    """The widgets `train_button`, `progress` and `status`, and what they do. A subclass says `_asked` and `_work`.
+    """The widgets `train_button`, `progress` and `status`, and what they do.
+
+    A subclass says `_asked`, `_train` and `_take`.
 
     Args:
         live: makes the model; called when it is first needed.
@@ -39,11 +41,27 @@ class LiveTraining:
         raise NotImplementedError
 
     def _work(self, asked: Any, stop: threading.Event) -> None:
-        """Trains, in the thread, and shows what comes out.
+        """Trains, in the thread, and shows what comes out, once it is done. A view that draws on the way has its own.
 
         Raises:
             Cancelled: `stop` was set; it belongs to this training alone.
         """
+
+        def report(done: int, last: int) -> None:
+            if stop.is_set() or done % max(1, last // 100) == 0:
+                self._reported(stop, done, last)
+
+        found = self._train(asked, report)
+        if stop.is_set():
+            raise Cancelled
+        self._take(asked, found)
+
+    def _train(self, asked: Any, report: Callable[[int, int], None]) -> Any:
+        """Trains what was asked for, and calls report(done, last) before every update."""
+        raise NotImplementedError
+
+    def _take(self, asked: Any, found: Any) -> None:
+        """Shows what a training has found."""
         raise NotImplementedError
 
     def _train_or_stop(self) -> None:

@@ -4,7 +4,6 @@ The slider takes any locality. Where a recorded run has the same one, it is show
 locality. Moving the slider while a student trains cancels it: the newest request wins.
 """
 
-import threading
 from collections.abc import Callable
 from html import escape
 from typing import Protocol
@@ -14,7 +13,7 @@ import ipywidgets
 from ntf_utils.papers.random_teachers.effects import NAMES
 from ntf_utils.show import locality_picture
 from ntf_utils.show.explorer import style_html
-from ntf_utils.show.live_training import Cancelled, LiveTraining, wrapped
+from ntf_utils.show.live_training import LiveTraining, wrapped
 
 
 class LiveStudent(Protocol):
@@ -87,14 +86,10 @@ class LocalityView(LiveTraining):
     def _asked(self) -> float:
         return round(self.locality.value, 4)
 
-    def _work(self, asked: float, stop: threading.Event) -> None:
-        def report(done: int, last: int) -> None:
-            if stop.is_set() or done % max(1, last // 100) == 0:
-                self._reported(stop, done, last)
+    def _train(self, asked: float, report: Callable[[int, int], None]) -> dict:
+        return self._live_model().train(asked, report)
 
-        found = self._live_model().train(asked, report)
-        if stop.is_set():
-            raise Cancelled
+    def _take(self, asked: float, found: dict) -> None:
         self._settings[asked] = found
         self._trained.add(asked)
         self._draw()

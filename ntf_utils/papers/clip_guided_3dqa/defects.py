@@ -73,7 +73,8 @@ def measure_defects(config: DefectConfig) -> Outcome:
     lines: list[dict] = []
     for variant, arm in VARIANTS.items():
         job = AnswerJob(config.variant(arm), default_device())
-        for name, norms in (("proposals given", given(job)), ("end to end", end_to_end(job))):
+        aims = Aims.of(job.config, job.world.pretrain, job.teacher, job.device)
+        for name, norms in (("proposals given", given(job, aims)), ("end to end", end_to_end(job, aims))):
             about = {"network": name, "variant": variant}
             lines += [about | {"part": part, "norm": norm} for part, norm in norms.items()]
         encoder, network = fresh_encoder(job.config).to(job.device), job.fresh()
@@ -95,8 +96,8 @@ def measure_defects(config: DefectConfig) -> Outcome:
     return Outcome([row], {"gradients": {name: [line[name] for line in lines] for name in lines[0]}})
 
 
-def given(job: AnswerJob) -> dict[str, float]:
-    """Gradient of the alignment at each part of the arms' encoder at its start, from one batch of pre-training."""
+def given(job: AnswerJob, aims: Aims) -> dict[str, float]:
+    """Gradient of the alignment at each part of the arms' encoder at its start, from pre-training's first batch."""
     config = job.config
     encoder = fresh_encoder(config).to(job.device).train()
     rows = torch.arange(min(config.pretrain_batch, config.pretrain_rooms), device=job.device)
@@ -104,10 +105,10 @@ def given(job: AnswerJob) -> dict[str, float]:
         torch.manual_seed(config.seed)  # of dropout
         encoded = encoder(*job.world.pretrain.proposals.to(job.device).at(rows).seen)
     below = {"crops": [encoder.proposals.points, encoder.proposals.merge], "boxes": [encoder.proposals.box]}
-    return reached(aligned(job, encoded.scene, rows), below | scene_parts(encoder.scene))
+    return reached(aims.loss(encoded.scene, rows, 0), below | scene_parts(encoder.scene))
 
 
-def end_to_end(job: AnswerJob) -> dict[str, float]:
+def end_to_end(job: AnswerJob, aims: Aims) -> dict[str, float]:
     """The same for a detector with the scene layer above its proposals."""
     config = job.config
     scenes = [room_scene(room, CLOUD) for room in job.world.pretrain.rooms[:END_TO_END]]
@@ -122,12 +123,7 @@ def end_to_end(job: AnswerJob) -> dict[str, float]:
     below = {
         "set abstraction": [found.down], "propagation": [found.up], "votes": [found.vote], "proposals": [found.group],
     }  # fmt: skip
-    return reached(aligned(job, encoded.scene, rows), below | scene_parts(network.scene))
-
-
-def aligned(job: AnswerJob, scene: Tensor, rows: Tensor) -> Tensor:
-    """The alignment alone, as the first step of pre-training has it."""
-    return Aims.of(job.config, job.world.pretrain, job.teacher, job.device).loss(scene, rows, 0)
+    return reached(aims.loss(encoded.scene, rows, 0), below | scene_parts(network.scene))
 
 
 def scene_parts(layer: SceneLayer) -> dict[str, list[nn.Module | nn.Parameter]]:

@@ -63,21 +63,8 @@ def _save(state: dict[str, Tensor], path: Path) -> None:
         raise Refusal(f"cannot write {path}: {error.strerror}") from None
 
 
-def recorded_config(store: Store | None = None) -> RoomExplorerConfig:
-    """Of the newest recorded run of `write_room_explorer`.
-
-    Raises:
-        Refusal: there is none.
-    """
-    found = [record for record in (store or Store()).records() if record.experiment == write_room_explorer.name]
-    if not found:
-        raise Refusal("no recorded run of write_room_explorer: run the chapter's second notebook first")
-    newest = max(found, key=lambda record: record.provenance.finished)
-    return RoomExplorerConfig(**newest.config)
-
-
 if __name__ == "__main__":
     try:
-        ship(recorded_config())
+        ship(Store().newest_config(write_room_explorer))
     except Refusal as refusal:
         sys.exit(str(refusal))

@@ -52,7 +52,6 @@ Concept = Literal[
 ]
 SCORED = ("truth", "appropriateness", "compliance", "humor", "creativity", "quality", "polite")
 FOOLED = "not_myth"  # a judge of truth that broken text fools
-HALVES = ("pick", "report")
 VALIDATION = 4  # training examples for each one held out, as the authors split theirs
 EXTREMES = (0.25, 0.75)  # creativity is labelled by the extreme quartiles of its score
 

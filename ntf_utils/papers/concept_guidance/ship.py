@@ -32,21 +32,8 @@ def ship(config: ExplorerConfig, folder: Path = SHIPPED) -> None:
         (guides / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def recorded_config(store: Store | None = None) -> ExplorerConfig:
-    """Of the newest recorded run of `write_explorer`.
-
-    Raises:
-        Refusal: there is none.
-    """
-    found = [record for record in (store or Store()).records() if record.experiment == write_explorer.name]
-    if not found:
-        raise Refusal("no recorded run of write_explorer: run the chapter's second notebook first")
-    newest = max(found, key=lambda record: record.provenance.finished)
-    return ExplorerConfig(**newest.config)
-
-
 if __name__ == "__main__":
     try:
-        ship(recorded_config())
+        ship(Store().newest_config(write_explorer))
     except Refusal as refusal:
         sys.exit(str(refusal))
