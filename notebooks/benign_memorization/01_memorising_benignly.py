@@ -172,7 +172,7 @@ provenance(arms.values(), profile)
 # %% tags=["hide-output"]
 source(invariance.bias_and_spread, invariance.invariance_index)
 
-# %% mystnb={"figure": {"name": "fig-split", "caption": "The squared error on training views, split into bias (red, below) and spread (blue, on top); means over seeds. Left: augmented; right: images as they are, which have one view each and so no spread."}, "image": {"alt": "Two panels of stacked areas over the updates. Left, part of the loss is the spread between views; right, there is bias only, and it falls to zero."}}
+# %% mystnb={"figure": {"name": "fig-split", "caption": "The squared error on training views, split into bias (orange, below) and spread (blue, on top); means over seeds. Left: augmented; right: images as they are, which have one view each and so no spread."}, "image": {"alt": "Two panels of stacked areas over the updates. Left, part of the loss is the spread between views; right, there is bias only, and it falls to zero."}}
 _ = split_over_training({name: looks[name] for name in ("benign", "malign")}, names)
 
 # %% [markdown]

@@ -185,7 +185,7 @@ provenance([main, teachers], profile)
 answers_table(main, "comp")
 
 # %% [markdown]
-# Means over seeds in percent, on the report comp; `+-` is the half-width of EM@1's 95 % interval. {term}`EM@k`, {term}`BLEU`, {term}`ROUGE-L` and {term}`CIDEr` score the text of the answer, {term}`Acc@0.25` whether the right thing is pointed at, *class* whether it is named. BLEU-4 and CIDEr are made for sentences, and most of our answers have one word. The other report:
+# Means over seeds in percent, on the report comp; `+-` is the half-width of EM@1's 95 % interval. {term}`EM@k`, {term}`BLEU`, {term}`ROUGE-L` and {term}`CIDEr` score the text of the answer, *Acc* is {term}`Acc@0.25`, whether the right thing is pointed at, *class* whether it is named. BLEU-4 and CIDEr are made for sentences, and most of our answers have one word. The other report:
 
 # %%
 answers_table(main, "iid")

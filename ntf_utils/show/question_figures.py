@@ -253,7 +253,7 @@ def answers_table(table: pd.DataFrame, split: str = "comp") -> pd.DataFrame:
     ends at 250.
     """
     columns = {"EM@1": "em1", "EM@3": "em3", "BLEU-4": "bleu4", "ROUGE-L": "rouge_l", "CIDEr": "cider",
-               "Acc@.25": "acc25", "class": "kind", "other room": "swapped"}  # fmt: skip
+               "Acc": "acc25", "class": "kind", "other room": "swapped"}  # fmt: skip
     lines = {}
     for arm in _arms(table):
         rows = table[table["arm"] == arm]
