@@ -90,6 +90,7 @@ def only(table, **values):
 # At locality 0 the student *is* the teacher, at 1 it is another random network. In between, the encoder starts the nearer to the teacher the smaller $\alpha$ is; the factor in the definition keeps the length of the weights.
 
 # %%
+_ = sweep(distil_student, parameters.students())  # all of this page at once, so that no core waits
 main = sweep(distil_student, parameters.main())
 by_locality = sweep(distil_student, parameters.by_locality())
 pixel_rows = sweep(probe_pixels, parameters.pixels())

@@ -190,12 +190,15 @@ class SourceParameters(TeacherParameters):
         }
         return {name: [self.arm(seed).but(**change) for seed in self.fewer] for name, change in changes.items()}
 
-    def runs(self) -> list[Config]:
+    def students(self) -> list[DistilConfig]:
+        """All that are distilled for the page."""
         heads = [config for configs in self.by_head().values() for config in configs]
         return [
-            *self.main(), *self.by_locality(), *self.at_the_teacher(), *self.by_size(), *self.elsewhere(), *heads,
-            *self.pixels(),
+            *self.main(), *self.by_locality(), *self.at_the_teacher(), *self.by_size(), *self.elsewhere(), *heads
         ]  # fmt: skip
+
+    def runs(self) -> list[Config]:
+        return [*self.students(), *self.pixels()]
 
 
 class CheckpointParameters(TeacherParameters):
